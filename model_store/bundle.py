@@ -1,0 +1,226 @@
+"""Published model versions on disk: open, verify, publish, activate, roll back.
+
+    <store>/<version>/manifest.json  and the files it lists
+    <store>/ACTIVE                   the version being served
+    <store>/PREVIOUS                 the one served before it, for rollback
+
+A version is published by renaming a finished folder, so it is whole or absent.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from model_store.catalog import Catalog
+from model_store.errors import BundleCorrupt, BundleNotFound
+from model_store.item_codes import ItemCodes
+from model_store.manifest import MANIFEST_NAME, Manifest, sha256_of
+from model_store.prefix_trie import PrefixTrie
+
+ACTIVE_NAME = "ACTIVE"
+PREVIOUS_NAME = "PREVIOUS"
+MODEL_FOLDERS = ("llm/", "encoder/", "quantizer/", "ranker/")
+"""What only the decoder and the batch jobs read; the API opens a bundle without them."""
+
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One published version, opened. Arrays load on first use."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def version(self) -> str:
+        """The version's name."""
+        return self.manifest.version
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The items."""
+        return Catalog.from_table(pq.read_table(self.path / "items.parquet"))
+
+    @cached_property
+    def item_codes(self) -> ItemCodes:
+        """The code of every item."""
+        codes = ItemCodes(self._array("item_codes.npy"))
+        if len(codes) != self.manifest.items:
+            raise BundleCorrupt(f"{self.path / 'item_codes.npy'}: {len(codes)} codes for {self.manifest.items} items")
+        return codes
+
+    @cached_property
+    def trie(self) -> PrefixTrie:
+        """The trie of the item codes."""
+        return PrefixTrie.build(self.item_codes)
+
+    @cached_property
+    def popularity(self) -> NDArray[np.float32]:
+        """Events per item in training; float32 [N]."""
+        return self._array("popularity.npy")
+
+    @cached_property
+    def item_embeddings(self) -> NDArray[np.float32]:
+        """The joint item vectors the codes quantize, unit length; float32 [N, D]."""
+        return self._array("item_embeddings.npy")
+
+    @property
+    def faiss_path(self) -> Path:
+        """The nearest-neighbour index over `item_embeddings`, inner product."""
+        return self.path / "items.faiss"
+
+    @property
+    def llm_path(self) -> Path:
+        """The Hugging Face checkpoint and tokenizer."""
+        return self.path / "llm"
+
+    def _array(self, name: str) -> NDArray[Any]:
+        try:
+            array: NDArray[Any] = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BundleCorrupt(f"{self.path / name}: {error}") from error
+        return array
+
+    def verify(self, *, skip: tuple[str, ...] = ()) -> None:
+        """Compare the files with the manifest: presence and size of all, digests of those not below a `skip` prefix.
+
+        Raises:
+            BundleCorrupt: naming the first file that is missing, of another size, or of another content.
+        """
+        for name, record in self.manifest.files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise BundleCorrupt(f"{path}: missing; the manifest lists it")
+            size = path.stat().st_size
+            if size != record.size:
+                raise BundleCorrupt(f"{path}: {size} bytes, the manifest says {record.size}")
+            if not name.startswith(skip) and sha256_of(path) != record.sha256:
+                raise BundleCorrupt(f"{path}: its content changed since it was published (sha256 differs)")
+
+
+@dataclass(frozen=True)
+class ModelStore:
+    """The folder of published versions."""
+
+    root: Path
+
+    def versions(self) -> list[str]:
+        """Published versions, oldest first."""
+        if not self.root.is_dir():
+            return []
+        found = [path.parent for path in self.root.glob(f"*/{MANIFEST_NAME}") if not path.parent.name.startswith(".")]
+        return [path.name for path in sorted(found, key=lambda path: (Manifest.read(path).created_at, path.name))]
+
+    def active(self) -> str | None:
+        """The version being served, if one was activated."""
+        return self._pointer(ACTIVE_NAME)
+
+    def open(self, version: str | None = None, *, skip: tuple[str, ...] = ()) -> Bundle:
+        """Open a version (the active one by default) and verify it, file digests below `skip` prefixes left out.
+
+        Raises:
+            BundleNotFound: no such version, or none is active.
+            UnsupportedBundleFormat, BundleCorrupt: what is there cannot be used; the message names the file.
+        """
+        if version is None:
+            version = self.active()
+            if version is None:
+                raise BundleNotFound(f"{self.root}: no active version; train one, or `tessera models activate VERSION`")
+        folder = self._folder(version)
+        manifest = Manifest.read(folder)
+        if manifest.version != version:
+            raise BundleCorrupt(f"{folder / MANIFEST_NAME}: says version {manifest.version}, the folder says {version}")
+        bundle = Bundle(folder, manifest)
+        bundle.verify(skip=skip)
+        return bundle
+
+    @contextmanager
+    def publishing(self, version: str) -> Iterator[tuple[Path, Callable[[Manifest], Bundle]]]:
+        """Give a temporary folder to fill and a function that publishes it; leave nothing behind on failure.
+
+        Usage: `with store.publishing(v) as (folder, publish): ...write files...; bundle = publish(manifest)`.
+        """
+        target = self._folder(version)
+        if target.exists():
+            raise BundleCorrupt(f"{target}: already published; versions are never overwritten")
+        staging = self.root / f".publishing-{version}-{os.getpid()}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+
+        def publish(manifest: Manifest) -> Bundle:
+            (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+            for path in staging.rglob("*"):
+                if path.is_file():
+                    _flush_to_disk(path)
+            staging.rename(target)
+            return Bundle(target, manifest)
+
+        try:
+            yield staging, publish
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def activate(self, version: str) -> None:
+        """Serve `version` from now on; the one before stays known for `rollback`. Verifies every file first."""
+        self.open(version)
+        before = self.active()
+        if before is not None and before != version:
+            self._point(PREVIOUS_NAME, before)
+        self._point(ACTIVE_NAME, version)
+
+    def rollback(self) -> str:
+        """Serve the version that was active before; returns it.
+
+        Raises:
+            BundleNotFound: nothing was active before.
+        """
+        before = self._pointer(PREVIOUS_NAME)
+        if before is None:
+            raise BundleNotFound(f"{self.root / PREVIOUS_NAME}: no earlier version to go back to")
+        self.activate(before)
+        return before
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete all but the newest `keep` versions and say which; the active and the previous one always stay."""
+        protected = {self.active(), self._pointer(PREVIOUS_NAME)}
+        versions = self.versions()
+        doomed = [version for version in versions[: max(len(versions) - keep, 0)] if version not in protected]
+        for version in doomed:
+            # Renamed first: a version that is being deleted must not look published.
+            grave = self.root / f".pruned-{version}"
+            self._folder(version).rename(grave)
+            shutil.rmtree(grave)
+        return doomed
+
+    def _folder(self, version: str) -> Path:
+        if not _VERSION.fullmatch(version):
+            raise BundleNotFound(f"{version!r} is not a version name (letters, digits, '.', '_' and '-')")
+        return self.root / version
+
+    def _pointer(self, name: str) -> str | None:
+        try:
+            return (self.root / name).read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            return None
+
+    def _point(self, name: str, version: str) -> None:
+        staging = self.root / f".{name}-{os.getpid()}"
+        staging.write_text(version + "\n", encoding="utf-8")
+        _flush_to_disk(staging)
+        staging.replace(self.root / name)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
