@@ -74,7 +74,7 @@ class Catalog:
         try:
             return self._index[item_id]
         except KeyError:
-            raise UnknownItem(item_id) from None
+            raise UnknownItem(f"no item {item_id!r} in the catalogue") from None
 
     def document(self, index: int) -> str:
         """What a text encoder reads of an item: title, brand, categories, description, those it has."""

@@ -11,9 +11,6 @@
 Every message says what, where and what to do; the command line prints it as it is and exits 1.
 """
 
-# `BundleCorrupt` says it all; a suffix on each would say nothing more.
-# ruff: noqa: N818
-
 
 class TesseraError(Exception):
     """Expected trouble: its message is for the person at the terminal."""

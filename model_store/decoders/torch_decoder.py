@@ -16,6 +16,7 @@ from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.tree_attention import TreePass
+from model_store.decoders.trie_tensors import TrieTensors
 from model_store.errors import DecoderUnusable
 from model_store.prefix_trie import EligibleItems, PrefixTrie
 from model_store.prompts import PromptEncoder
@@ -59,7 +60,7 @@ class TorchDecoder:
         self._score = score
         self._prompts = prompts
         self._trie = trie
-        self._trie_arrays = _TrieTensors(trie, self._device)
+        self._trie_arrays = TrieTensors(trie, self._device)
         self._code_ids_LC = torch.as_tensor(code_tokens.ids_LC, dtype=torch.int64, device=self._device)
         self._check_head()
 
@@ -215,24 +216,6 @@ class TorchDecoder:
             )
 
 
-class _TrieTensors:
-    """The trie's arrays on the decoder's device."""
-
-    def __init__(self, trie: PrefixTrie, device: torch.device) -> None:
-        self.first_child = torch.as_tensor(trie.first_child, dtype=torch.int64, device=device)
-        self.token = torch.as_tensor(trie.token, dtype=torch.int64, device=device)
-        self.leaf_begin = torch.as_tensor(trie.leaf_begin, dtype=torch.int64, device=device)
-        self.leaf_end = torch.as_tensor(trie.leaf_end, dtype=torch.int64, device=device)
-        self._offsets = [torch.arange(count, device=device) for count in trie.max_children]
-
-    def children(self, nodes_UB: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """Children of nodes of one depth, padded to the widest family: node numbers and which are real, [U, B, C]."""
-        first_UB = self.first_child[nodes_UB]
-        children_UBC = first_UB[:, :, None] + self._offsets[depth]
-        real_UBC = children_UBC < self.first_child[nodes_UB + 1][:, :, None]
-        return torch.where(real_UBC, children_UBC, first_UB[:, :, None]), real_UBC
-
-
 class _OpenLeaves:
     """Which subtrees still hold an item that each user may see."""
 
@@ -260,7 +243,7 @@ class _OpenLeaves:
             padded[row, : len(leaves)] = leaves
         self._excluded_UX = torch.from_numpy(padded).to(device)
 
-    def below(self, trie: _TrieTensors, nodes_UBC: Tensor) -> Tensor:
+    def below(self, trie: TrieTensors, nodes_UBC: Tensor) -> Tensor:
         """Whether each node leads to an item that may be shown; bool [U, B, C]."""
         shape = nodes_UBC.shape
         begin, end = trie.leaf_begin[nodes_UBC].flatten(1), trie.leaf_end[nodes_UBC].flatten(1)

@@ -1,0 +1,223 @@
+"""Beam search over item codes with the model inside a vLLM engine.
+
+vLLM's own beam search takes no constraint, so the loop is ours: each live beam is a request for one token that returns
+the log-probabilities of its node's children. Prefix caching computes the prompt once; continuous batching runs the
+beams of all users together.
+
+Shapes: B beams, C children of one node, K candidates (the children of all beams), N items, L levels.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from model_store.bundle import Bundle
+from model_store.code_tokens import CodeTokens
+from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
+from model_store.decoders.vllm_engine import VLLMEngine, gather
+from model_store.errors import DecoderUnusable
+from model_store.prefix_trie import open_nodes
+from model_store.prompts import PromptEncoder
+
+# Scores that agree to this many digits count as equal: engines add in different orders.
+_TIE_DIGITS = 6
+_TOLERANCE_FLOAT32 = 1e-3
+# A bfloat16 logit of size 10 is off by up to 0.04, and a score adds one for each level.
+_TOLERANCE_REDUCED = 0.2
+_CHECKED_HISTORIES = 3
+_CHECKED_ITEMS = 16
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What `VLLMDecoder.self_check` found.
+
+    Attributes:
+        legal_mass: per level, the share of the whole vocabulary's probability that falls on the node's children, along
+            the best item's path; the mean over the checked prompts. Near 1 once a model has learned the codes.
+        largest_difference: the largest difference between two scores of the same item.
+        compared: how many scores were compared.
+    """
+
+    legal_mass: tuple[float, ...]
+    largest_difference: float
+    compared: int
+
+
+class VLLMDecoder:
+    """Decodes with vLLM (see `protocol.Decoder`); `decode` may be called from several threads at once.
+
+    Args:
+        bundle: the published version.
+        beam_width: beams that requests usually ask for; sizes the engine, larger requests still work.
+        kv_cache_gib: memory for keys and values.
+        max_concurrent: users decoded at once; more wait.
+
+    Raises:
+        DecoderUnusable: vLLM is not installed, cannot run the checkpoint, or the checkpoint is not a Tessera model.
+    """
+
+    name = "vllm"
+
+    def __init__(self, bundle: Bundle, *, beam_width: int, kv_cache_gib: float = 1.0, max_concurrent: int = 4) -> None:
+        self._trie = bundle.trie
+        self._normalised = bundle.manifest.score == "children"
+        self._source = bundle.llm_path
+        tokenizer = AutoTokenizer.from_pretrained(bundle.llm_path, local_files_only=True)
+        code_tokens = CodeTokens.from_vocabulary(tokenizer, bundle.llm_path)
+        self._code_ids_LC = code_tokens.ids_LC
+        self._prompts = PromptEncoder.create(tokenizer, code_tokens, bundle.item_codes, bundle.manifest.max_history)
+        self._users = asyncio.Semaphore(max_concurrent)
+        self._engine = VLLMEngine(
+            bundle.llm_path,
+            # The prompt, every code token but the last, and the token that each request generates.
+            max_tokens=self._prompts.max_length + self._trie.levels,
+            max_sequences=beam_width * max_concurrent,
+            most_ids=max(self._trie.max_children),
+            kv_cache_gib=kv_cache_gib,
+        )
+
+    def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
+        """See `protocol.Decoder`.
+
+        Raises:
+            EngineDied: the engine's process ended.
+        """
+        return self._engine.submit(gather([self._decode_one(request) for request in requests])).result()
+
+    def submit(self, request: DecodeRequest) -> "Future[list[Decoded]]":
+        """Start one decode; cancelling the future takes its beams out of the engine."""
+        return self._engine.submit(self._decode_one(request))
+
+    def score_items(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
+        """See `protocol.Decoder`; prefixes that items share are computed once."""
+        if len(items) == 0:
+            return np.empty(0)
+        return self._engine.submit(self._score_items(history, items)).result()
+
+    def self_check(self, reference: Decoder | None = None) -> SelfCheck:
+        """Compare the scores of decoded items with `score_items` of `reference`, or of this decoder without one.
+
+        Warms the engine up as well.
+
+        Raises:
+            DecoderUnusable: they differ, or are no numbers.
+        """
+        scorer: Decoder = reference or self
+        differences: list[float] = []
+        masses: list[NDArray[np.float64]] = []
+        for history in self._sample_histories():
+            decoded = self.decode([DecodeRequest(history=history, n=_CHECKED_ITEMS, beam_width=_CHECKED_ITEMS)])[0]
+            items = np.array([one.item for one in decoded], dtype=np.int32)
+            scores = np.array([one.score for one in decoded])
+            differences += np.abs(scores - scorer.score_items(history, items)).tolist()
+            masses.append(self._engine.submit(self._legal_mass_along(history, int(items[0]))).result())
+        largest = float(np.max(differences))
+        tolerance = _TOLERANCE_FLOAT32 if self._engine.on_cpu else _TOLERANCE_REDUCED
+        # Written so that NaN fails too.
+        if not largest <= tolerance:
+            raise DecoderUnusable(
+                f"{self._source}: vLLM's scores differ by {largest:.3g} from those of the {scorer.name} engine "
+                f"(allowed: {tolerance:g}); vLLM does not run this model faithfully, use the torch engine"
+            )
+        return SelfCheck(tuple(np.mean(masses, axis=0).tolist()), largest, len(differences))
+
+    def close(self) -> None:
+        """End vLLM's processes."""
+        self._engine.close()
+
+    async def _decode_one(self, request: DecodeRequest) -> list[Decoded]:
+        if len(request.history) == 0:
+            raise ValueError("a history must hold at least one item")
+        async with self._users:
+            return await self._search(request)
+
+    async def _search(self, request: DecodeRequest) -> list[Decoded]:
+        trie = self._trie
+        prompt = self._prompts.sequential(request.history).tolist()
+        excluded = trie.excluded_leaves(request.excluded)
+        nodes_B = np.zeros(1, dtype=np.int64)
+        scores_B = np.zeros(1)
+        prefixes: list[list[int]] = [[]]
+        for depth in range(trie.levels):
+            # Only the root can be closed here: deeper beams were open when they were kept.
+            if not open_nodes(trie, nodes_B, request.eligible, excluded).any():
+                return []
+            answers = await gather(
+                [
+                    self._child_log_probs([*prompt, *prefix], int(node), depth)
+                    for prefix, node in zip(prefixes, nodes_B, strict=True)
+                ]
+            )
+            children_K = np.concatenate([np.asarray(trie.children(int(node))) for node in nodes_B])
+            parents_K = np.repeat(np.arange(len(nodes_B)), [len(answer) for answer in answers])
+            scores_K = scores_B[parents_K] + np.concatenate(answers)
+
+            open_K = np.flatnonzero(open_nodes(trie, children_K, request.eligible, excluded))
+            best = open_K[self._best_first(scores_K[open_K], children_K[open_K])[: request.width]]
+            nodes_B, scores_B = children_K[best], scores_K[best]
+            tokens = self._code_ids_LC[depth][trie.token[nodes_B]].tolist()
+            prefixes = [[*prefixes[parent], token] for parent, token in zip(parents_K[best], tokens, strict=True)]
+        items = trie.leaf_item[trie.leaf_begin[nodes_B]].tolist()
+        return [Decoded(item, score) for item, score in zip(items, scores_B.tolist(), strict=True)][: request.n]
+
+    def _best_first(self, scores_K: NDArray[np.float64], nodes_K: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Order candidates by score; equal ones by leaf position, so that every engine returns the same list."""
+        order: NDArray[np.int64] = np.lexsort((self._trie.leaf_begin[nodes_K], -scores_K.round(_TIE_DIGITS)))
+        return order
+
+    async def _child_log_probs(self, tokens: Sequence[int], node: int, depth: int) -> NDArray[np.float64]:
+        """What each child of a node adds to the score; float64 [C]. `tokens` are the prompt and the node's own code."""
+        if self._normalised and len(self._trie.children(node)) == 1:
+            return np.zeros(1)
+        raw_C = await self._raw_log_probs(tokens, node, depth)
+        return raw_C - np.logaddexp.reduce(raw_C) if self._normalised else raw_C
+
+    async def _raw_log_probs(self, tokens: Sequence[int], node: int, depth: int) -> NDArray[np.float64]:
+        children = self._trie.children(node)
+        wanted = self._code_ids_LC[depth][self._trie.token[children.start : children.stop]].tolist()
+        return await self._engine.log_probs(tokens, wanted)
+
+    async def _score_items(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
+        trie = self._trie
+        prompt = self._prompts.sequential(history).tolist()
+        paths_NL = trie.paths(items).astype(np.int64)
+        tokens_NL = self._code_ids_LC[np.arange(trie.levels), trie.token[paths_NL]]
+        total = np.zeros(len(items))
+        parents_N = np.zeros(len(items), dtype=np.int64)
+        for depth in range(trie.levels):
+            nodes, first_use, node_of_item = np.unique(parents_N, return_index=True, return_inverse=True)
+            answers = await gather(
+                [
+                    self._child_log_probs([*prompt, *tokens_NL[row, :depth].tolist()], int(node), depth)
+                    for node, row in zip(nodes, first_use, strict=True)
+                ]
+            )
+            # Children are contiguous, so a child's column is its distance from the first one.
+            columns_N = paths_NL[:, depth] - trie.first_child[parents_N]
+            total += [answers[node][column] for node, column in zip(node_of_item, columns_N, strict=True)]
+            parents_N = paths_NL[:, depth]
+        return total
+
+    async def _legal_mass_along(self, history: NDArray[np.int32], item: int) -> NDArray[np.float64]:
+        path_L = self._trie.paths(np.array([item]))[0].tolist()
+        tokens_L = self._code_ids_LC[np.arange(len(path_L)), self._trie.token[path_L]].tolist()
+        prompt = self._prompts.sequential(history).tolist()
+        answers = await gather(
+            [
+                self._raw_log_probs([*prompt, *tokens_L[:depth]], node, depth)
+                for depth, node in enumerate([0, *path_L[:-1]])
+            ]
+        )
+        return np.array([np.exp(raw_C).sum() for raw_C in answers])
+
+    def _sample_histories(self) -> list[NDArray[np.int32]]:
+        """One short history, one of full length, and lengths between; the same ones every time."""
+        random = np.random.default_rng(0)
+        lengths = np.linspace(1, self._prompts.max_history, _CHECKED_HISTORIES).astype(int)
+        return [random.integers(0, self._trie.item_count, length).astype(np.int32) for length in lengths]

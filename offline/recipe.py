@@ -1,0 +1,108 @@
+"""A recipe: every choice of a training run, from a TOML file and `--set` overrides.
+
+Each stage's settings are a frozen dataclass beside that stage; a recipe puts them together. Unknown keys and wrong
+types are errors that name the key, so that a typo cannot silently leave a default in place.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_store.errors import TesseraError
+from offline.embed_items import TextConfig
+from offline.joint_embedding import JointConfig
+from offline.language_model import LanguageModelConfig
+from offline.residual_kmeans import CodesConfig
+from offline.sasrec import SASRecConfig
+from offline.train_language_model import TrainingConfig
+
+RECIPES_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of every stage of `tessera train`."""
+
+    name: str
+    seed: int = 0
+    max_history: int = 50
+    """Items of a history that the language model reads."""
+    text: TextConfig = field(default_factory=TextConfig)
+    collaborative: SASRecConfig = field(default_factory=SASRecConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
+    codes: CodesConfig = field(default_factory=CodesConfig)
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting, for the manifest."""
+        return dataclasses.asdict(self)
+
+
+def load_recipe(name_or_file: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by name (one that comes with Tessera) or from a TOML file, then apply `key=value` overrides.
+
+    Keys of an override are dotted: `training.epochs=5`, `language_model.llm=scratch:tiny`, `seed=3`.
+
+    Raises:
+        TesseraError: no such recipe, not TOML, an unknown key, or a value of the wrong type.
+    """
+    path = Path(name_or_file) if name_or_file.endswith(".toml") else RECIPES_FOLDER / f"{name_or_file}.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in RECIPES_FOLDER.glob("*.toml")))
+        raise TesseraError(
+            f"recipe {name_or_file!r}: no file {path}; recipes that come with Tessera: {known}"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise TesseraError(f"{path}: not TOML: {error}") from None
+    content.setdefault("name", path.stem)
+    for override in overrides or []:
+        _apply(content, override)
+    recipe = _build(Recipe, content, where="")
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise TesseraError(f"--set {override!r}: expected key=value, for example training.epochs=5")
+    *parents, last = key.strip().split(".")
+    table = content
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise TesseraError(f"--set {override!r}: {parent} is a value, not a section")
+    try:
+        table[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value.strip()
+
+
+def _build(kind: Any, content: dict[str, Any], where: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values = {}
+    for key, value in content.items():
+        dotted = f"{where}{key}"
+        if key not in fields:
+            raise TesseraError(f"recipe: unknown setting {dotted!r}; known here: {', '.join(sorted(fields))}")
+        expected = fields[key].type
+        if dataclasses.is_dataclass(expected):
+            if not isinstance(value, dict):
+                raise TesseraError(f"recipe: {dotted} is a section, not a value")
+            values[key] = _build(expected, value, where=f"{dotted}.")
+        else:
+            values[key] = _checked(value, expected, dotted)
+    return kind(**values)
+
+
+def _checked(value: Any, expected: Any, dotted: str) -> Any:
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise TesseraError(f"recipe: {dotted} must be {expected.__name__}, not {value!r}")
+    return value

@@ -1,0 +1,89 @@
+"""The training loss that fits constrained decoding: a softmax over a node's children, level by level.
+
+Summed over the levels it is exactly the negative log-likelihood of an item under constrained decoding, so training
+optimises what the decoder ranks by, and nothing is spent on codes that do not exist. A collaborative teacher can be
+distilled into it: its item probabilities, summed below each child, are soft targets.
+
+Shapes: P supervised positions, H hidden size, L levels, N items, C children (padded).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model_store.decoders.trie_tensors import TrieTensors
+from model_store.prefix_trie import PrefixTrie
+
+DISTILLED_LEVELS = 2
+"""Levels that follow the teacher. The first two carry nearly all of the decision; below them a node's share of the
+teacher's mass is often too small to be a distribution."""
+
+
+class TrieLoss:
+    """Item-level negative log-likelihood under the trie, with optional distillation.
+
+    Args:
+        trie: the catalogue's codes.
+        code_ids_LC: token id of each code token; int64 [L, C].
+        device: where the tensors live.
+    """
+
+    def __init__(self, trie: PrefixTrie, code_ids_LC: Tensor, device: torch.device) -> None:
+        self._trie = TrieTensors(trie, device)
+        self._levels = trie.levels
+        self._code_ids_LC = code_ids_LC
+        self._leaf_item = torch.as_tensor(trie.leaf_item, dtype=torch.int64, device=device)
+        self._paths_NL = torch.as_tensor(trie.paths(torch.arange(trie.item_count).numpy()), dtype=torch.int64)
+        self._paths_NL = self._paths_NL.to(device)
+
+    def __call__(
+        self, hidden_PLH: Tensor, items_P: Tensor, head_weight: Tensor, teacher_PN: Tensor | None, weight: float
+    ) -> Tensor:
+        """Mean over positions of the summed level losses.
+
+        Args:
+            hidden_PLH: the model's state before each code token of the target.
+            items_P: the target items.
+            head_weight: the output embedding, [vocabulary, H].
+            teacher_PN: the teacher's item probabilities (float64, rows of zeros where it has none), or None.
+            weight: share of the soft loss, 0 to 1.
+        """
+        total = hidden_PLH.new_zeros(len(items_P))
+        cumulative = None
+        if teacher_PN is not None:
+            by_leaf = teacher_PN[:, self._leaf_item].cumsum(-1)
+            cumulative = functional.pad(by_leaf, (1, 0))
+        parents_P = torch.zeros_like(items_P)
+        for level in range(self._levels):
+            own_P = self._paths_NL[items_P, level]
+            children_PC, real_PC = (x.squeeze(1) for x in self._trie.children(parents_P[:, None], level))
+            logits = functional.linear(hidden_PLH[:, level], head_weight[self._code_ids_LC[level]]).float()
+            log_probs_PC = (
+                logits.gather(-1, self._trie.token[children_PC]).masked_fill(~real_PC, float("-inf")).log_softmax(-1)
+            )
+            # Children are contiguous, so a child's column is its distance from the first one.
+            hard_P = -log_probs_PC.gather(-1, (own_P - self._trie.first_child[parents_P])[:, None])[:, 0]
+            if cumulative is not None and level < DISTILLED_LEVELS:
+                hard_P = self._with_teacher(hard_P, log_probs_PC, children_PC, real_PC, cumulative, weight)
+            total = total + hard_P
+            parents_P = own_P
+        return total.mean()
+
+    def _with_teacher(
+        self,
+        hard_P: Tensor,
+        log_probs_PC: Tensor,
+        children_PC: Tensor,
+        real_PC: Tensor,
+        cumulative_PN: Tensor,
+        weight: float,
+    ) -> Tensor:
+        mass_PC = cumulative_PN.gather(1, self._trie.leaf_end[children_PC]) - cumulative_PN.gather(
+            1, self._trie.leaf_begin[children_PC]
+        )
+        mass_PC = mass_PC.masked_fill(~real_PC, 0).clamp(min=0)
+        sum_P = mass_PC.sum(-1)
+        soft_targets_PC = (mass_PC / sum_P.clamp(min=1e-12)[:, None]).float()
+        soft_P = -(soft_targets_PC * log_probs_PC.masked_fill(~real_PC, 0)).sum(-1)
+        # Where the teacher sees next to nothing below this node it has no opinion to follow.
+        return torch.where(sum_P > 1e-9, (1 - weight) * hard_P + weight * soft_P, hard_P)
