@@ -1,6 +1,7 @@
 """The manifest of a bundle: what it holds, how it was made, and the digest of every file."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,23 +63,23 @@ class Manifest(BaseModel):
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise BundleNotFound(f"{path}: no such file; `tessera models list` shows the published versions") from None
+        # The format comes first: a newer one may have any other shape, and deserves its own message.
         try:
-            manifest = cls.model_validate_json(text)
+            content = json.loads(text)
+            found = content["format_version"]
+        except (ValueError, TypeError, KeyError):
+            raise BundleCorrupt(f"{path}: not a manifest ({len(text)} characters of something else)") from None
+        if found != FORMAT_VERSION:
+            raise UnsupportedBundleFormat(
+                f"{path}: bundle format {found}, this Tessera reads {FORMAT_VERSION}; "
+                "publish again with this version, or serve it with the one that wrote it"
+            )
+        try:
+            return cls.model_validate(content)
         except ValidationError as error:
-            raise BundleCorrupt(f"{path}: {_first_problem(error, text)}") from None
-        if manifest.format_version != FORMAT_VERSION:
-            raise UnsupportedBundleFormat(_unsupported(path, manifest.format_version))
-        return manifest
-
-
-def _unsupported(path: Path, found: object) -> str:
-    return f"{path}: bundle format {found}, this Tessera reads {FORMAT_VERSION}; publish again or use the other version"
-
-
-def _first_problem(error: ValidationError, text: str) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return f"{where}: {first['msg']} ({len(text)} characters read)"
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise BundleCorrupt(f"{path}: {where}: {first['msg']}") from None
 
 
 def sha256_of(path: Path) -> str:

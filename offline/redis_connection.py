@@ -1,0 +1,66 @@
+"""The Redis client of the batch jobs: it may wait and retry, which a request must not."""
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis import Redis, RedisCluster, Sentinel
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from model_store.errors import TesseraError
+
+_CONNECT_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 60.0
+_RETRIES = 3
+
+
+def connect(url: str) -> Any:
+    """Make a client for any form of TESSERA_REDIS_URL that the service takes, and check that it answers.
+
+    Raises:
+        TesseraError: the URL is of no known form, or nothing answers there. The message never repeats the URL, which
+            may hold a password.
+    """
+    scheme, _, rest = url.partition("://")
+    options: dict[str, Any] = {
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": _ANSWER_TIMEOUT_S,
+        "client_name": "tessera-batch",
+        "retry": Retry(ExponentialBackoff(cap=2.0, base=0.1), _RETRIES),
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+    }
+    client: Any
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                client = Redis.from_url(url, **options)
+            case "redis+cluster" | "rediss+cluster":
+                del options["retry_on_error"]
+                client = RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{rest}", **options)
+            case "redis+sentinel":
+                client = _through_sentinels(url, options)
+            case _:
+                raise TesseraError(
+                    f"TESSERA_REDIS_URL: scheme {scheme!r} is none of redis, rediss, unix, redis+cluster, "
+                    "rediss+cluster, redis+sentinel"
+                )
+        client.ping()
+    except (OSError, RedisConnectionError, RedisTimeoutError) as error:
+        raise TesseraError(f"Redis ({scheme}://...) does not answer: {type(error).__name__}; is it running?") from None
+    except ValueError as error:
+        raise TesseraError(f"TESSERA_REDIS_URL ({scheme}://...) cannot be read: {type(error).__name__}") from None
+    return client
+
+
+def _through_sentinels(url: str, options: dict[str, Any]) -> Any:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    sentinels = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
+    service, _, database = parts.path.strip("/").partition("/")
+    user, _, password = (unquote(part) for part in credentials.partition(":"))
+    sentinel: Any = Sentinel(sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    return sentinel.master_for(
+        service, db=int(database or 0), username=user or None, password=password or None, **options
+    )

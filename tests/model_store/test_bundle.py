@@ -1,0 +1,146 @@
+"""Bundles are whole or absent, and what they hold is what was published."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.bundle import ModelStore
+from model_store.errors import BundleCorrupt, BundleNotFound, UnsupportedBundleFormat
+from model_store.manifest import Manifest, describe_files
+
+
+def publish(store: ModelStore, version: str) -> None:
+    with store.publishing(version) as (folder, finish):
+        np.save(folder / "popularity.npy", np.arange(3, dtype=np.float32))
+        (folder / "llm").mkdir()
+        (folder / "llm" / "weights").write_bytes(b"0123456789")
+        finish(
+            Manifest(
+                version=version,
+                created_at=f"2026-01-01T00:00:00.{len(store.versions()):06d}",
+                recipe="r",
+                seed=0,
+                dataset="d",
+                data_fingerprint="f",
+                items=3,
+                code_levels=4,
+                codebook_size=256,
+                prompt_version=1,
+                max_history=50,
+                config={},
+                metrics={},
+                versions={},
+                files=describe_files(folder),
+            )
+        )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    store = ModelStore(tmp_path / "store")
+    publish(store, "a")
+    return store
+
+
+def test_a_published_version_opens(store):
+    assert store.open("a").popularity.tolist() == [0, 1, 2]
+
+
+def test_a_failed_publish_leaves_nothing(store):
+    def publish_half() -> None:
+        with store.publishing("b") as (folder, _):
+            (folder / "half").write_text("x")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        publish_half()
+    assert store.versions() == ["a"]
+    assert [path.name for path in store.root.iterdir()] == ["a"]
+
+
+def test_a_version_is_never_overwritten(store):
+    with pytest.raises(BundleCorrupt, match="already published"):
+        publish(store, "a")
+
+
+@pytest.mark.parametrize("damage", ["missing", "longer", "changed"])
+def test_damage_is_found_at_open_and_names_the_file(store, damage):
+    path = store.root / "a" / "llm" / "weights"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"0123456789+" if damage == "longer" else b"9876543210")
+    with pytest.raises(BundleCorrupt, match="weights"):
+        store.open("a")
+
+
+def test_parts_that_are_not_read_are_not_digested_but_must_be_there(store):
+    path = store.root / "a" / "llm" / "weights"
+    path.write_bytes(b"9876543210")
+    store.open("a", skip=("llm/",))
+    path.unlink()
+    with pytest.raises(BundleCorrupt, match="missing"):
+        store.open("a", skip=("llm/",))
+
+
+def test_a_newer_format_is_its_own_error(store):
+    path = store.root / "a" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(UnsupportedBundleFormat, match="format 99"):
+        store.open("a")
+
+
+def test_a_newer_format_with_new_fields_is_still_that_error(store):
+    path = store.root / "a" / "manifest.json"
+    path.write_text(json.dumps({"format_version": 99, "shape": "unheard of"}))
+    with pytest.raises(UnsupportedBundleFormat, match="format 99"):
+        store.open("a")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format_version": 1}', "not json"])
+def test_a_manifest_that_is_none_is_corrupt(store, text):
+    (store.root / "a" / "manifest.json").write_text(text)
+    with pytest.raises(BundleCorrupt, match=r"manifest\.json"):
+        store.open("a")
+
+
+def test_nothing_is_active_until_a_version_is_activated(store):
+    with pytest.raises(BundleNotFound, match="no active version"):
+        store.open()
+    store.activate("a")
+    assert store.open().version == "a"
+
+
+def test_rollback_returns_to_the_version_before_and_again(store):
+    publish(store, "b")
+    store.activate("a")
+    store.activate("b")
+    assert store.rollback() == "a"
+    assert store.active() == "a"
+    assert store.rollback() == "b"
+
+
+def test_a_damaged_version_cannot_be_activated(store):
+    publish(store, "b")
+    store.activate("a")
+    (store.root / "b" / "llm" / "weights").unlink()
+    with pytest.raises(BundleCorrupt):
+        store.activate("b")
+    assert store.active() == "a"
+
+
+def test_prune_keeps_the_newest_the_active_and_the_previous(store):
+    for version in "bcde":
+        publish(store, version)
+    store.activate("a")
+    store.activate("b")
+    assert store.prune(keep=1) == ["c", "d"]
+    assert store.versions() == ["a", "b", "e"]
+
+
+@pytest.mark.parametrize("version", ["../x", "", ".hidden", "a/b"])
+def test_a_version_cannot_name_a_path_outside_the_store(store, version):
+    with pytest.raises(BundleNotFound):
+        store.open(version)

@@ -1,0 +1,45 @@
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from model_store.cache_schema import GENERATORS, CacheEntry, Keys
+from model_store.errors import CacheEntryUnreadable
+
+
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(0, 50), st.just(4))),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(GENERATORS),
+)
+def test_an_entry_reads_back_as_it_was_written(codes, decoded_at, generator):
+    scores = np.linspace(-20, 0, len(codes)).astype(np.float16)
+    entry = CacheEntry.unpack(CacheEntry(codes, scores, decoded_at, generator).pack())
+    assert entry.codes_KL.tolist() == codes.tolist()
+    assert entry.scores.tolist() == scores.tolist()
+    assert (entry.decoded_at, entry.generator) == (decoded_at, generator)
+
+
+def test_the_stored_form_is_pinned():
+    entry = CacheEntry(np.array([[1, 2, 3, 4]], np.uint8), np.array([-1.5], np.float16), 1_700_000_000, "torch")
+    assert entry.pack().hex() == "01010100" + "00f15365" + "01020304" + "00be"
+
+
+@given(st.binary(max_size=60))
+def test_rubbish_is_refused_or_read_never_crashes(value):
+    with contextlib.suppress(CacheEntryUnreadable):
+        assert CacheEntry.unpack(value).pack() == value
+
+
+def test_another_format_is_refused_by_its_number():
+    with pytest.raises(CacheEntryUnreadable, match="format 9"):
+        CacheEntry.unpack(bytes([9, 0, 0, 0, 0, 0, 0, 0]))
+
+
+def test_a_history_key_gives_its_user_back():
+    keys = Keys("shop[1]")
+    assert keys.user_of_history(keys.history("a:b:hist:c")) == "a:b:hist:c"
+    assert keys.histories() == "shop\\[1\\]:hist:*"

@@ -1,0 +1,143 @@
+"""A whole bundle around a tiny language model with random weights: real files, no training."""
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import faiss
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from model_store.bundle import Bundle, ModelStore
+from model_store.catalog import Catalog
+from model_store.item_codes import LEVEL_LETTERS, code_token_names
+from model_store.manifest import Manifest, describe_files
+from model_store.prompts import HISTORY_TOKEN, PROMPT_VERSION
+
+_EMBEDDING_SIZE = 16
+_CATEGORIES = ("Garden", "Kitchen", "Toys")
+
+
+def build_tiny_bundle(
+    store: Path,
+    *,
+    version: str = "tiny-1",
+    items: int = 60,
+    catalog: Catalog | None = None,
+    first_level: int = 12,
+    max_history: int = 8,
+    layers: int = 2,
+    hidden: int = 64,
+    score: Literal["children", "vocabulary"] = "children",
+    seed: int = 0,
+    activate: bool = True,
+) -> Bundle:
+    """Publish a bundle into the store folder.
+
+    Args:
+        store: root of the store; created when missing.
+        version: its name.
+        items: catalogue size, where no catalogue is given.
+        catalog: the items; made up when None.
+        first_level: distinct codes of the first level, the root's children.
+        max_history: items of a history that the model reads.
+        layers, hidden: size of the GPT-NeoX model; heads are 32 wide.
+        score: what the log-softmax of a level runs over.
+        seed: codes, weights and vectors depend on nothing else.
+        activate: whether the version becomes the active one.
+    """
+    random = np.random.default_rng(seed)
+    if catalog is None:
+        catalog = _catalog(random, items)
+    items = len(catalog)
+    codes = random_codes(random, items, first_level)
+    model_store = ModelStore(store)
+    with model_store.publishing(version) as (folder, publish):
+        pq.write_table(catalog.to_table(), folder / "items.parquet")
+        np.save(folder / "item_codes.npy", codes)
+        np.save(folder / "popularity.npy", random.integers(1, 100, items).astype(np.float32))
+        vectors = random.normal(size=(items, _EMBEDDING_SIZE)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        np.save(folder / "item_embeddings.npy", vectors)
+        index = faiss.IndexFlatIP(_EMBEDDING_SIZE)
+        index.add(vectors)
+        faiss.write_index(index, str(folder / "items.faiss"))
+        write_tiny_llm(folder / "llm", layers=layers, hidden=hidden, positions=max_history * 4 + 16, seed=seed)
+        bundle = publish(
+            Manifest(
+                version=version,
+                created_at=datetime.now(UTC).isoformat(),
+                recipe="tiny",
+                seed=seed,
+                dataset="tiny",
+                data_fingerprint="0" * 64,
+                items=items,
+                code_levels=len(LEVEL_LETTERS),
+                codebook_size=256,
+                prompt_version=PROMPT_VERSION,
+                max_history=max_history,
+                score=score,
+                config={},
+                metrics={},
+                versions={"python": platform.python_version()},
+                files=describe_files(folder),
+            )
+        )
+    if activate:
+        model_store.activate(version)
+    return bundle
+
+
+def random_codes(random: np.random.Generator, items: int, first_level: int) -> NDArray[np.uint8]:
+    """Distinct codes that share prefixes the way learned ones do: bushy at the top, single children at the end."""
+    found: set[tuple[int, ...]] = set()
+    while len(found) < items:
+        found.add((int(random.integers(first_level)), *random.integers(0, (6, 4, 3)).tolist()))
+    codes = np.array(sorted(found), dtype=np.uint8)
+    spread = random.permutation(256).astype(np.uint8)
+    shuffled: NDArray[np.uint8] = spread[random.permutation(codes)]
+    return shuffled
+
+
+def write_tiny_llm(folder: Path, *, layers: int, hidden: int, positions: int, seed: int) -> None:
+    """Save a GPT-NeoX checkpoint with random weights, and a tokenizer that knows the code tokens."""
+    names = ["<unk>", "<pad>", "<eos>", HISTORY_TOKEN, *code_token_names(len(LEVEL_LETTERS))]
+    words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>")
+    tokenizer.save_pretrained(folder)
+    config = GPTNeoXConfig(
+        vocab_size=len(names),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=positions,
+        tie_word_embeddings=True,
+        bos_token_id=2,
+        eos_token_id=2,
+        pad_token_id=1,
+        # Larger than a trained model's: near-uniform scores would only rank rounding errors.
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPTNeoXForCausalLM(config)
+    model.save_pretrained(folder)
+
+
+def _catalog(random: np.random.Generator, items: int) -> Catalog:
+    return Catalog(
+        item_ids=tuple(f"item-{number}" for number in range(items)),
+        titles=tuple(f"Title {number}" for number in range(items)),
+        texts=tuple(f"Description of item {number}." for number in range(items)),
+        categories=tuple((_CATEGORIES[number % len(_CATEGORIES)],) for number in range(items)),
+        prices=random.uniform(1, 100, items).astype(np.float32),
+        attributes=tuple({"brand": f"Brand {number % 5}"} for number in range(items)),
+        available=np.ones(items, dtype=np.bool_),
+    )
