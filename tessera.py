@@ -36,7 +36,7 @@ app.add_typer(events, name="events")
 
 DataFolder = Annotated[
     Path,
-    typer.Option("--data", help="Folder of RecBole atomic files, CSV, Parquet or JSON Lines.", envvar="TESSERA_DATA"),
+    typer.Option("--data", help="Folder of RecBole atomic files, CSV, Parquet or JSON Lines."),
 ]
 Version = Annotated[str | None, typer.Option("--version", help="Model version; the active one by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]

@@ -22,6 +22,9 @@ _SCRATCH_PREFIX = "scratch:"
 _END_TOKEN = "<|end|>"
 _PAD_TOKEN = "<|pad|>"
 _INIT_STD = 0.02
+_SCRATCH_CODE_LENGTH = 1.8
+"""Length at which first-level code tokens of a scratch model start. Behind a layer norm and with tied embeddings the
+logits' standard deviation is a row's length; at the usual 0.02 a coordinate it would take epochs to grow there."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,15 @@ def build_language_model(
     """
     torch.manual_seed(seed)
     if config.llm.startswith(_SCRATCH_PREFIX):
+        size = SCRATCH_SIZES[config.llm.removeprefix(_SCRATCH_PREFIX)]
         tokenizer = _train_tokenizer(catalog, config.text_vocabulary)
-        model = _scratch_model(
-            SCRATCH_SIZES[config.llm.removeprefix(_SCRATCH_PREFIX)], tokenizer, config.dropout, max_positions
-        )
+        model = _scratch_model(size, tokenizer, config.dropout, max_positions)
+        length = _SCRATCH_CODE_LENGTH
     else:
         tokenizer, model = _load_checkpoint(config.llm, max_positions)
+        length = model.get_input_embeddings().weight.detach().norm(dim=-1).median().item()
     if config.token_start == "codebook":
-        _start_from_codebooks(model, tokenizer, codebooks_LCD, seed)
+        _start_from_codebooks(model, tokenizer, codebooks_LCD, length, seed)
     return model, tokenizer
 
 
@@ -152,24 +156,25 @@ def _scratch_model(size: ScratchSize, tokenizer: Any, dropout: float, max_positi
     return GPTNeoXForCausalLM(config)
 
 
-def _start_from_codebooks(model: Any, tokenizer: Any, codebooks_LCD: NDArray[np.float32], seed: int) -> None:
-    """Put each code token at its centroid, through one random rotation, at the vocabulary's usual length.
+def _start_from_codebooks(
+    model: Any, tokenizer: Any, codebooks_LCD: NDArray[np.float32], length: float, seed: int
+) -> None:
+    """Put each code token at its centroid, through one random rotation; first-level tokens get `length` on average.
 
     Near centroids start as near tokens, and levels keep their relative sizes: coarse ones are longer than corrections.
     """
     levels, entries, size = codebooks_LCD.shape
-    weight = model.get_input_embeddings().weight
-    hidden = weight.shape[1]
+    hidden = model.get_input_embeddings().weight.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    rotation = torch.linalg.qr(torch.randn(max(hidden, size), max(hidden, size), generator=generator)).Q[:size, :hidden]
+    wide = max(hidden, size)
+    rotation = torch.linalg.qr(torch.randn(wide, wide, generator=generator)).Q[:size, :hidden]
     vectors = torch.from_numpy(codebooks_LCD).reshape(levels * entries, size) @ rotation
     used = vectors.norm(dim=-1) > 0
-    usual = weight.detach().norm(dim=-1).median()
     first_level = vectors[:entries][used[:entries]].norm(dim=-1).mean()
-    vectors = vectors * (usual / first_level) + torch.randn(vectors.shape, generator=generator) * (
-        0.1 * usual / math.sqrt(hidden)
-    )
+    vectors = vectors * (length / first_level)
+    # A little noise tells apart tokens whose centroids coincide.
+    vectors += torch.randn(vectors.shape, generator=generator) * (0.1 * length / math.sqrt(hidden))
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(code_token_names(levels, CODEBOOK_SIZE)))
     with torch.no_grad():
-        for table in {id(t): t for t in (weight, model.get_output_embeddings().weight)}.values():
-            table[ids[used]] = vectors[used].to(table)
+        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+            embedding.weight[ids[used]] = vectors[used].to(embedding.weight)

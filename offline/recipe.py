@@ -27,8 +27,9 @@ class Recipe:
 
     name: str
     seed: int = 0
-    max_history: int = 50
-    """Items of a history that the language model reads."""
+    max_history: int = 48
+    """Items of a history that the language model reads. With a multiple of 8 a full prompt leaves one token beyond the
+    blocks that vLLM shares between beams, not up to 31."""
     text: TextConfig = field(default_factory=TextConfig)
     collaborative: SASRecConfig = field(default_factory=SASRecConfig)
     joint: JointConfig = field(default_factory=JointConfig)

@@ -53,7 +53,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     distillation: float = 0.5
     """Share of the loss that follows the collaborative encoder's item probabilities; 0 switches it off."""
-    item_dropout: float = 0.0
+    item_dropout: float = 0.2
     """Share of a history's items left out at random in each epoch."""
     validate_every: int = 3
     """Epochs between validations."""

@@ -29,6 +29,8 @@ _TIE_DIGITS = 6
 _TOLERANCE_FLOAT32 = 1e-3
 # A bfloat16 logit of size 10 is off by up to 0.04, and a score adds one for each level.
 _TOLERANCE_REDUCED = 0.2
+# Each sequence takes a row of logits, 0.6 MB with a vocabulary of 150,000.
+_MAX_SEQUENCES = 256
 _CHECKED_HISTORIES = 3
 _CHECKED_ITEMS = 16
 
@@ -77,7 +79,7 @@ class VLLMDecoder:
             bundle.llm_path,
             # The prompt, every code token but the last, and the token that each request generates.
             max_tokens=self._prompts.max_length + self._trie.levels,
-            max_sequences=beam_width * max_concurrent,
+            max_sequences=min(beam_width * max_concurrent, _MAX_SEQUENCES),
             most_ids=max(self._trie.max_children),
             kv_cache_gib=kv_cache_gib,
         )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.decoders.vllm_lifeline import Lifeline
 from model_store.errors import DecoderUnusable
 
 _T = TypeVar("_T")
@@ -74,7 +75,7 @@ class VLLMEngine:
             enforce_eager=self.on_cpu,
             max_model_len=max_tokens,
             max_num_seqs=max_sequences,
-            max_num_batched_tokens=max(max_tokens, _STEP_TOKENS),
+            max_num_batched_tokens=max(max_tokens, min(_STEP_TOKENS, max_sequences * max_tokens)),
             block_size=_BLOCK_CPU if self.on_cpu else _BLOCK_GPU,
             kv_cache_memory_bytes=int(kv_cache_gib * _GIB),
             enable_prefix_caching=True,
@@ -82,9 +83,10 @@ class VLLMEngine:
             max_logprobs=min(most_ids, MAX_LOGPROB_TOKEN_IDS),
             generation_config="vllm",
             disable_log_stats=True,
+            worker_extension_cls=f"{Lifeline.__module__}.{Lifeline.__qualname__}",
         )
         try:
-            self._engine = self.submit(_start(arguments)).result()
+            self._engine: Any = self.submit(_start(arguments)).result()
         # vLLM raises whatever went wrong in its processes as it comes: ValueError, RuntimeError, its own.
         except Exception as error:
             self._stop_loop()
@@ -124,7 +126,9 @@ class VLLMEngine:
     async def _shut_down(self) -> None:
         current = asyncio.current_task()
         pending = [task for task in asyncio.all_tasks() if task is not current]
-        self._engine.shutdown(timeout=0)
+        # Dropped, because vLLM's own finalizer fails when it runs while the interpreter ends.
+        engine, self._engine = self._engine, None
+        engine.shutdown(timeout=_CLOSE_TIMEOUT_S / 2)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
@@ -166,7 +170,9 @@ class VLLMEngine:
 async def _start(arguments: Any) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(arguments)
+    engine = AsyncLLM.from_engine_args(arguments)
+    await engine.collective_rpc("end_with", timeout=_CLOSE_TIMEOUT_S, args=(os.getpid(),))
+    return engine
 
 
 async def gather(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -108,7 +108,7 @@ def test_distillation_pulls_the_model_towards_the_teacher(dataset, tmp_path):
 
     scores = {}
     for weight in (0.0, 0.9):
-        config = TrainingConfig(epochs=2, distillation=weight, validation_users=5)
+        config = TrainingConfig(epochs=6, distillation=weight, validation_users=5)
         trainer, model = make_trainer(dataset, tmp_path / str(weight), config, teacher)
         trainer.train(split.train, split.evaluation_cases("valid"))
         first_token = trainer._prompts.item_tokens_NL[favourite, 0]

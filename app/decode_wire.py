@@ -1,0 +1,68 @@
+"""What goes over the wire between the API and the decoder process: POST /decode, JSON both ways."""
+
+import base64
+import binascii
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_ITEMS = 1000
+"""Items, and beams, one request may ask for."""
+
+
+class DecodeBody(BaseModel):
+    """One decode request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str = Field(description="the model version to decode with")
+    history: list[int] = Field(min_length=1, description="item indices, oldest first")
+    n: int = Field(ge=1, le=MAX_ITEMS, description="items wanted")
+    beam_width: int = Field(ge=1, le=MAX_ITEMS, description="beams kept at each level")
+    excluded: list[int] = Field(default=[], description="item indices that must not be returned, any order")
+    eligible: str | None = Field(
+        default=None,
+        description="base64 of one bit per item index, lowest bit first; null when every item may be shown",
+    )
+    deadline_ms: int = Field(ge=1, description="an answer later than this is of no use")
+
+
+class DecodeReply(BaseModel):
+    """The decoded items, best first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    generator: str = Field(description="the engine that decoded, one of cache_schema.GENERATORS")
+    items: list[int] = Field(description="item indices, best first")
+    scores: list[float] = Field(description="natural-log probabilities under constrained decoding")
+    decode_ms: float = Field(description="time in the decoder, waiting included")
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> str:
+    """Write a mask of items for `DecodeBody.eligible`.
+
+    >>> pack_mask(np.array([True, False, True]))
+    'BQ=='
+    """
+    return base64.b64encode(np.packbits(mask, bitorder="little").tobytes()).decode("ascii")
+
+
+def unpack_mask(text: str, items: int) -> NDArray[np.bool_]:
+    """Read what `pack_mask` wrote; bool [items].
+
+    Raises:
+        ValueError: not base64, or not the bits of `items` items.
+
+    >>> unpack_mask("BQ==", 3)
+    array([ True, False,  True])
+    """
+    try:
+        packed = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"eligible: not base64 ({error})") from None
+    if len(packed) != -(-items // 8):
+        raise ValueError(f"eligible: {len(packed)} bytes; {items} items take {-(-items // 8)}")
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=items, bitorder="little")
+    return bits.astype(np.bool_)

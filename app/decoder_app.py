@@ -1,0 +1,251 @@
+"""The decoder process as an ASGI application.
+
+POST /decode        one constrained decode (see decode_wire)
+GET  /health/live   the process runs
+GET  /health/ready  a version is loaded, warm and checked
+GET  /metrics       Prometheus
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
+
+from app import problems
+from app.decode_queue import DecodeQueue, QueueFull
+from app.decode_wire import DecodeBody, DecodeReply
+from app.decoder_metrics import DecoderMetrics
+from app.decoder_problems import DeadlinePassed, DecodeFailed, DecodeQueueFull, EngineGone, VersionNotLoaded
+from app.decoder_settings import DecoderSettings
+from app.json_response import Json
+from app.loaded_models import Engine, LoadedModel, LoadedModels, VersionUnusable
+from app.problems import BodyTooLarge, Problem
+from model_store.bundle import ModelStore
+from model_store.decoders.protocol import Decoded, DecodeRequest
+from model_store.decoders.vllm_engine import EngineDied
+
+if TYPE_CHECKING:
+    from model_store.decoders.vllm_decoder import VLLMDecoder
+
+_MAX_BODY_BYTES = 8 << 20
+_MAX_DEADLINE_MS = 120_000
+_CLIENT_GONE = 499
+
+_logger = logging.getLogger(__name__)
+
+
+class DecodeService:
+    """Decodes requests with the version each asks for.
+
+    Args:
+        settings: queue, batch, store.
+        engine: what runs the models (see `loaded_models.choose_engine`).
+        metrics: what is counted.
+    """
+
+    def __init__(self, settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics) -> None:
+        self.engine = engine
+        self.models = LoadedModels(ModelStore(settings.store), settings, engine, metrics)
+        self._store = ModelStore(settings.store)
+        self._poll_s = settings.active_poll_ms / 1000
+        self._metrics = metrics
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        together = engine == "torch"
+        self._queue: DecodeQueue[LoadedModel] = DecodeQueue(
+            self._run_torch if together else self._run_vllm,
+            limit=settings.queue,
+            batch=settings.batch if together else 1,
+            runners=1 if together else settings.batch,
+            cancellable=not together,
+            metrics=metrics,
+        )
+
+    async def run(self) -> None:
+        """Serve the queue and follow the active version until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.work())
+            group.create_task(self._follow_active())
+
+    async def decode(self, body: DecodeBody) -> DecodeReply:
+        """Answer one request.
+
+        Raises:
+            Problem: why there is no answer.
+            ValueError: the request does not fit the catalogue of its version.
+        """
+        begin = perf_counter()
+        expires = asyncio.get_running_loop().time() + min(body.deadline_ms, _MAX_DEADLINE_MS) / 1000
+        try:
+            async with asyncio.timeout_at(expires):
+                model = await self.models.get(body.version)
+            request = _request(model, body)
+            with model.in_use():
+                decoded = await self._decode(model, request, expires)
+        except TimeoutError:
+            self._metrics.dropped.labels("deadline").inc()
+            raise DeadlinePassed from None
+        except QueueFull:
+            raise DecodeQueueFull from None
+        except VersionUnusable as error:
+            raise VersionNotLoaded(str(error)) from error
+        return DecodeReply(
+            version=body.version,
+            generator=model.decoder.name,
+            items=[one.item for one in decoded],
+            scores=[one.score for one in decoded],
+            decode_ms=(perf_counter() - begin) * 1000,
+        )
+
+    async def close(self) -> None:
+        """Close the engines. Nothing may be decoding any more."""
+        await self.models.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _decode(self, model: LoadedModel, request: DecodeRequest, expires: float) -> list[Decoded]:
+        try:
+            return await self._queue.decode(model, request, expires)
+        except EngineDied as error:
+            self._metrics.errors.labels("engine_died").inc()
+            self.models.discard(model)
+            raise EngineGone from error
+        except (TimeoutError, QueueFull):
+            raise
+        # Whatever the engine raised is a defect of ours or of the engine: logged whole, shown as a 500.
+        except Exception as error:
+            self._metrics.errors.labels("decode").inc()
+            _logger.exception("decode failed")
+            raise DecodeFailed from error
+
+    async def _run_torch(self, model: LoadedModel, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, model.decoder.decode, requests)
+
+    async def _run_vllm(self, model: LoadedModel, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
+        decoder = cast("VLLMDecoder", model.decoder)
+        return [await asyncio.wrap_future(decoder.submit(request)) for request in requests]
+
+    async def _follow_active(self) -> None:
+        """Keep the store's active version loaded, so that a switch finds it warm."""
+        while True:
+            active = await asyncio.to_thread(self._store.active)
+            if active is not None:
+                # Its trouble has been logged, and whoever asks for it is told.
+                with suppress(VersionUnusable):
+                    await self.models.get(active)
+            await asyncio.sleep(self._poll_s)
+
+
+def create_decoder_app(settings: DecoderSettings, engine: Engine) -> FastAPI:
+    """Wire the application; models are opened in the background once its lifespan has started."""
+    metrics = DecoderMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = service = DecodeService(settings, engine, metrics)
+        running = asyncio.create_task(service.run(), name="decode-service")
+        running.add_done_callback(_end_if_failed)
+        yield
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await service.close()
+
+    app = FastAPI(title="Tessera decoder", lifespan=lifespan, redoc_url=None)
+    problems.install(app)
+
+    @app.post("/decode")
+    async def decode(request: Request) -> Response:
+        """Decode one history; see `DecodeBody` and `DecodeReply`."""
+        try:
+            response = await _answer(request, app.state.service, metrics)
+        except Problem as problem:
+            metrics.requests.labels(problem.status).inc()
+            raise
+        except RequestValidationError:
+            metrics.requests.labels(422).inc()
+            raise
+        metrics.requests.labels(response.status_code).inc()
+        return response
+
+    @app.get("/health/live")
+    async def live() -> Response:
+        """The process runs."""
+        return Json({"status": "alive"})
+
+    @app.get("/health/ready")
+    async def ready() -> Response:
+        """A version is loaded, warm and checked; 503 until then."""
+        models = app.state.service.models
+        status = "ready" if models.versions else "not_ready"
+        body = {"status": status, "engine": engine, "versions": models.versions, "troubles": models.troubles}
+        return Json(body, status_code=200 if models.versions else 503)
+
+    @app.get("/metrics")
+    async def exposition() -> Response:
+        """Prometheus metrics."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _end_if_failed(running: "asyncio.Task[None]") -> None:
+    """A process that takes requests and decodes none is worse than one that ends and is started again."""
+    if not running.cancelled() and running.exception() is not None:
+        _logger.critical("the decode service failed", exc_info=running.exception())
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _answer(request: Request, service: DecodeService, metrics: DecoderMetrics) -> Response:
+    body = await _body(request)
+    decoding = asyncio.create_task(service.decode(body))
+    leaving = asyncio.create_task(_client_leaves(request))
+    try:
+        await asyncio.wait((decoding, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not decoding.done():
+            metrics.dropped.labels("client_gone").inc()
+            return Response(status_code=_CLIENT_GONE)
+        return Json(decoding.result().model_dump())
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+    finally:
+        decoding.cancel()
+        leaving.cancel()
+
+
+async def _body(request: Request) -> DecodeBody:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > _MAX_BODY_BYTES:
+            raise BodyTooLarge(f"A decode request holds at most {_MAX_BODY_BYTES} bytes.")
+    try:
+        return DecodeBody.model_validate_json(bytes(content))
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _request(model: LoadedModel, body: DecodeBody) -> DecodeRequest:
+    return DecodeRequest(
+        history=model.item_indices(body.history, "history"),
+        n=body.n,
+        beam_width=body.beam_width,
+        excluded=model.item_indices(body.excluded, "excluded"),
+        eligible=model.eligible(body.eligible),
+    )
+
+
+def _invalid(message: str) -> RequestValidationError:
+    return RequestValidationError([{"loc": ["body"], "msg": message, "type": "value_error"}])

