@@ -39,6 +39,8 @@ def run_decoder(settings: DecoderSettings) -> None:
         DecoderUnusable: the engine wanted is not installed.
         DecoderAddressTaken: another process listens there.
     """
+    # Progress bars of libraries have no place in a service's log.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     structured_logging.configure(settings.log_level)
     engine = choose_engine(settings.engine)
     os.nice(settings.niceness)

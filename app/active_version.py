@@ -1,0 +1,113 @@
+"""Which version is served, and the change to another without stopping.
+
+The version in Redis (`{ns}:active`) wins, because all machines see it; without one, or without Redis at the start, it
+is the store's ACTIVE. While Redis is away nothing changes.
+"""
+
+import asyncio
+import logging
+import time
+
+from app.recommendation_cache import CacheUnavailable, RecommendationCache
+from app.served_model import ServedModel
+from app.settings import Settings
+from app.structured_logging import FIELDS
+from app.telemetry import Telemetry
+from model_store.bundle import ModelStore
+from model_store.errors import BundleNotFound, TesseraError
+from model_store.manifest import MANIFEST_NAME
+
+_RETRY_UNUSABLE_S = 30.0
+
+_logger = logging.getLogger(__name__)
+
+
+class ActiveVersion:
+    """Holds the served model; `follow` keeps it up to date."""
+
+    def __init__(self, store: ModelStore, cache: RecommendationCache, settings: Settings, telemetry: Telemetry) -> None:
+        self._store = store
+        self._cache = cache
+        self._telemetry = telemetry
+        self._poll_s = settings.active_poll_ms / 1000
+        self._filter_cache_bytes = settings.filter_cache_mb << 20
+        self._served: ServedModel | None = None
+        self._unusable: dict[str, float] = {}
+        self._look = asyncio.Event()
+
+    @property
+    def served(self) -> ServedModel:
+        """The model to answer with. Take it once a request; it may be another the next time."""
+        assert self._served is not None, "start() was not awaited"
+        return self._served
+
+    async def start(self) -> None:
+        """Open the version to begin with.
+
+        Raises:
+            BundleNotFound: nothing is published and active.
+            TesseraError: what is active cannot be opened.
+        """
+        try:
+            version = await self._cache.active_version()
+        except CacheUnavailable:
+            version = None
+        if version is not None:
+            try:
+                self._served = await self._open(version)
+                return
+            except BundleNotFound:
+                # Activated, but its files have not reached this machine; `follow` takes it up when they have.
+                _logger.warning("active version is not in the store", extra={FIELDS: {"version": version}})
+        active = await asyncio.to_thread(self._store.active)
+        if active is None:
+            raise BundleNotFound(
+                f"{self._store.root}: no active version; train one, or `tessera models activate VERSION`"
+            )
+        self._served = await self._open(active)
+
+    async def follow(self) -> None:
+        """Watch for another version until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._poll_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Change to the active version if it is another one and can be opened; keep the present one otherwise."""
+        try:
+            version = await self._cache.active_version() or await asyncio.to_thread(self._store.active)
+        except CacheUnavailable:
+            return
+        if version is None or version == self.served.version or self._unusable.get(version, 0) > time.monotonic():
+            return
+        try:
+            model = await self._open(version)
+        except TesseraError as error:
+            self._unusable = {version: time.monotonic() + _RETRY_UNUSABLE_S}
+            self._telemetry.model_swaps.labels("failed").inc()
+            _logger.error("cannot serve version", extra={FIELDS: {"version": version, "reason": str(error)}})
+            return
+        await model.prepare()
+        self._served = model
+        self._telemetry.model_swaps.labels("done").inc()
+        _logger.info("serving version", extra={FIELDS: {"version": version}})
+
+    def noticed(self, version: str | None) -> None:
+        """Take note of a version some request read in passing; look at once if it is another than the served one."""
+        if version is not None and self._served is not None and version != self._served.version:
+            self._look.set()
+
+    async def known_versions(self) -> set[str]:
+        """Every version that may have entries in Redis: those in the store, whether readable or not, and the served."""
+        found = await asyncio.to_thread(lambda: list(self._store.root.glob(f"*/{MANIFEST_NAME}")))
+        return {path.parent.name for path in found} | {self.served.version}
+
+    async def _open(self, version: str) -> ServedModel:
+        return await asyncio.to_thread(
+            ServedModel.open, self._store, version, filter_cache_bytes=self._filter_cache_bytes
+        )

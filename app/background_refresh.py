@@ -1,0 +1,74 @@
+"""Refreshes of single users whose answer was stale: soon, one after another, never in the way of a request."""
+
+import asyncio
+import time
+
+from app.active_version import ActiveVersion
+from app.entry_decoding import EntryDecoding
+from app.live_decoding import LiveDecoding, LiveDecodingUnavailable
+from app.recommendation_cache import CacheUnavailable, RecommendationCache
+from app.settings import Settings
+from app.telemetry import Telemetry
+
+
+class BackgroundRefresh:
+    """A bounded queue of users and the task that works it off.
+
+    A user who is dropped, or whose refresh fails, stays dirty: the next stale answer asks again.
+    """
+
+    def __init__(
+        self,
+        active: ActiveVersion,
+        cache: RecommendationCache,
+        live: LiveDecoding,
+        entries: EntryDecoding,
+        settings: Settings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._active = active
+        self._cache = cache
+        self._live = live
+        self._entries = entries
+        self._deadline_ms = settings.refresh_deadline_ms
+        self._telemetry = telemetry
+        self._queue: asyncio.Queue[str] = asyncio.Queue(settings.refresh_queue)
+        self._waiting: set[str] = set()
+
+    def request(self, user_id: str) -> None:
+        """Ask for a refresh; returns at once. Without a decoder in this deployment there is nothing to ask."""
+        if not self._live.configured or user_id in self._waiting:
+            return
+        try:
+            self._queue.put_nowait(user_id)
+        except asyncio.QueueFull:
+            self._telemetry.refreshes.labels("dropped").inc()
+            return
+        self._waiting.add(user_id)
+        self._telemetry.refresh_queue.inc()
+
+    async def run(self) -> None:
+        """Work the queue off until cancelled."""
+        while True:
+            user_id = await self._queue.get()
+            # Out before the work: an event that arrives during it is worth another refresh.
+            self._waiting.discard(user_id)
+            self._telemetry.refresh_queue.dec()
+            try:
+                outcome = await self._refresh(user_id)
+            except CacheUnavailable:
+                outcome = "cache_unavailable"
+            except LiveDecodingUnavailable as error:
+                outcome = error.reason
+            self._telemetry.refreshes.labels(outcome).inc()
+
+    async def _refresh(self, user_id: str) -> str:
+        model = self._active.served
+        started_at = time.time()
+        stored = await self._cache.history(user_id)
+        history = model.indices_of(stored)
+        if not history:
+            return "no_history"
+        answer = await self._entries.decode(model, history, 1, self._deadline_ms)
+        await self._entries.keep(model, user_id, stored, answer, started_at)
+        return "done"

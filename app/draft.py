@@ -1,0 +1,168 @@
+"""An answer in the making: what the steps of the recommender's chain add to."""
+
+import secrets
+import time
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.eligibility import ItemFilter
+from app.recommendation import (
+    ExplainedRecommendation,
+    Explanation,
+    RankedItem,
+    Reason,
+    Recommendation,
+    Shortfall,
+    Source,
+    Wanted,
+)
+from app.recommendation_cache import UserState
+from app.served_model import ServedModel
+from model_store.cache_schema import CacheEntry
+
+
+@dataclass(eq=False)
+class Draft:
+    """Collects items until there are enough; nothing gets in past the filter.
+
+    Attributes:
+        model: the version this answer is made with, from start to end.
+        wanted: the request.
+        state: what Redis knows of the user.
+        max_age_s: age from which the entry counts as stale.
+        unavailable: parts that should have answered and did not, and why.
+        timings_ms: time in each stage.
+    """
+
+    model: ServedModel
+    wanted: Wanted
+    state: UserState
+    max_age_s: float
+    unavailable: dict[str, str] = field(default_factory=dict)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.now = time.time()
+        self.history = self.model.indices_of(self.wanted.history or self.state.history)
+        self.excluded = self.model.indices_of(self.wanted.exclude)
+        self.hidden = {*self.history, *self.excluded}
+        """Item indices that may not be added: seen, excluded, or there already."""
+        self.items: list[int] = []
+        self.renewed = False
+        """Whether this answer's decode is kept as the user's entry."""
+        self.removed: dict[str, int] = {}
+        self._scores: list[float] = []
+        self._reasons: list[Reason] = []
+        self._source: Source = "popular"
+
+    @property
+    def entry(self) -> CacheEntry | None:
+        """The user's cached list."""
+        return self.state.entry
+
+    @property
+    def item_filter(self) -> ItemFilter:
+        """What every item must meet."""
+        return self.wanted.item_filter
+
+    @property
+    def needed(self) -> int:
+        """Items the whole list must have for this page to be full."""
+        return self.wanted.offset + self.wanted.n
+
+    @property
+    def missing(self) -> int:
+        """Items still to be found."""
+        return self.needed - len(self.items)
+
+    @property
+    def entry_age_s(self) -> float:
+        """Age of the cached entry; 0 without one."""
+        return max(self.now - self.entry.decoded_at, 0.0) if self.entry is not None else 0.0
+
+    @property
+    def stale(self) -> bool:
+        """Whether there is an entry, too old or without the user's latest events."""
+        return self.entry is not None and (self.state.dirty or self.entry_age_s > self.max_age_s)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a decode of the user's list is due, and this answer has not brought one."""
+        return bool(self.history) and (self.entry is None or self.stale) and not self.renewed
+
+    def add(self, items: NDArray[np.integer], scores: NDArray[Any], reason: Reason, source: Source) -> None:
+        """Take as many of these items, best first, as may be shown and are missing."""
+        known = (items >= 0) & (items < len(self.model.catalog))
+        items, scores = items[known], scores[known]
+        allowed = self.model.eligibility.allowed(self.item_filter, items)
+        for item, score, passes in zip(items.tolist(), scores.tolist(), allowed.tolist(), strict=True):
+            if len(self.items) == self.needed:
+                break
+            if passes and item not in self.hidden:
+                if not self.items:
+                    self._source = source
+                self.hidden.add(item)
+                self.items.append(item)
+                self._scores.append(score)
+                self._reasons.append(reason)
+
+    def count_removed(self, items: NDArray[np.integer]) -> None:
+        """Note for the explanation what the rules remove of a cached list."""
+        items = items[items >= 0]
+        self.removed = {
+            "seen": int(np.count_nonzero(np.isin(items, self.history))),
+            "excluded": int(np.count_nonzero(np.isin(items, self.excluded))),
+            **self.model.eligibility.removed(self.item_filter, items),
+        }
+
+    def given(self) -> dict[str, int]:
+        """Items each part gave."""
+        return {reason: self._reasons.count(reason) for reason in dict.fromkeys(self._reasons)}
+
+    def finish(self) -> Recommendation:
+        """The answer."""
+        first, page = self.wanted.offset, self.items[self.wanted.offset :]
+        ids, codes = self.model.catalog.item_ids, self.model.codes_of(page)
+        items = [
+            RankedItem(ids[item], rank, self._scores[rank - 1], code, self._reasons[rank - 1])
+            for rank, (item, code) in enumerate(zip(page, codes, strict=True), start=first + 1)
+        ]
+        age_s = self.entry_age_s if self._source in ("cache", "stale_cache") else 0.0
+        answer = Recommendation(
+            recommendation_id=secrets.token_hex(12),
+            user_id=self.wanted.user_id,
+            items=items,
+            source=self._source,
+            model_version=self.model.version,
+            generated_at=datetime.fromtimestamp(self.now - age_s, UTC).isoformat(timespec="milliseconds"),
+            age_s=round(age_s, 3),
+            degraded=bool(self.unavailable),
+            shortfall_reason=self._shortfall(),
+        )
+        if not self.wanted.explain:
+            return answer
+        said = {member.name: getattr(answer, member.name) for member in fields(answer)}
+        return ExplainedRecommendation(**said, explain=self._explanation())
+
+    def _shortfall(self) -> Shortfall | None:
+        if not self.missing:
+            return None
+        if not self.wanted.strict:
+            return "eligible_items_exhausted"
+        return "personal_items_exhausted" if self.history or self.entry is not None else "no_history"
+
+    def _explanation(self) -> Explanation:
+        return Explanation(
+            entry_age_s=round(self.entry_age_s, 3) if self.entry is not None else None,
+            entry_items=len(self.entry.codes_KL) if self.entry is not None else 0,
+            dirty=self.state.dirty,
+            history_items=len(self.history),
+            removed=self.removed,
+            given=self.given(),
+            unavailable=self.unavailable,
+            stages_ms={name: round(ms, 3) for name, ms in self.timings_ms.items()},
+        )

@@ -1,0 +1,223 @@
+"""Everything that can go wrong in a request, as RFC 9457 `application/problem+json`.
+
+    Problem
+      KeyRequired 401   NotLocal 403   ScopeMissing 403   ItemNotFound 404   BodyTooLarge 413
+      QueryNotSupported 501   StorageUnavailable 503
+
+Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
+crashes (500, nothing of their inside shown) have the same shape: {type, title, status, detail, request_id, errors?}.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+PROBLEM_JSON = "application/problem+json"
+_MAX_ERRORS = 50
+_TITLES = {400: "Bad request", 404: "No such page", 405: "Method not allowed"}
+
+
+class InvalidField(BaseModel):
+    """One thing a validation found."""
+
+    location: list[str | int] = Field(description="where: query, path or body, then names and row numbers")
+    message: str
+    type: str
+
+
+class ProblemBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    type: str = Field(
+        description="a stable name of the kind of problem", examples=["urn:tessera:problem:item-not-found"]
+    )
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+    errors: list[InvalidField] | None = Field(default=None, description="validation only: what is wrong, and where")
+
+
+class Problem(Exception):
+    """Expected trouble of a request."""
+
+    status: ClassVar[int]
+    name: ClassVar[str]
+    title: ClassVar[str]
+    detail: ClassVar[str]
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.shown = detail if detail is not None else self.detail
+        super().__init__(self.shown)
+
+
+class KeyRequired(Problem):
+    """No key, or one that is not known."""
+
+    status = 401
+    name = "key-required"
+    title = "API key required"
+    detail = "Send a known key in the X-API-Key header."
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'ApiKey realm="tessera"'}
+
+
+class NotLocal(Problem):
+    """No keys are configured and the caller is on another machine."""
+
+    status = 403
+    name = "not-local"
+    title = "Only local clients are answered"
+    detail = "No API keys are configured (TESSERA_API_KEYS), so only clients on the server's own machine are answered."
+
+
+class ScopeMissing(Problem):
+    """The key is known but not good for this."""
+
+    status = 403
+    name = "scope-missing"
+    title = "The key lacks a scope"
+    detail = "The key does not have the scope this call needs."
+
+
+class ItemNotFound(Problem):
+    """An item id in the path that is not in the catalogue."""
+
+    status = 404
+    name = "item-not-found"
+    title = "No such item"
+    detail = "The catalogue of the served model version has no item with this id."
+
+
+class BodyTooLarge(Problem):
+    """More bytes than TESSERA_MAX_BODY_BYTES."""
+
+    status = 413
+    name = "body-too-large"
+    title = "Request body too large"
+    detail = "Send fewer rows per request."
+
+
+class QueryNotSupported(Problem):
+    """`q` was given and the served model version was not trained on queries."""
+
+    status = 501
+    name = "query-not-supported"
+    title = "Text queries are not supported"
+    detail = "The served model version cannot take a text query; leave out q."
+
+
+class StorageUnavailable(Problem):
+    """Redis cannot be reached, and the call is about what is in it."""
+
+    status = 503
+    name = "storage-unavailable"
+    title = "Storage unavailable"
+    detail = "Redis cannot be reached. Nothing of this request counts as accepted; send it again."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+def problem_response(
+    status: int,
+    name: str,
+    title: str,
+    detail: str,
+    *,
+    request_id: str | None,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+) -> Response:
+    """Render one problem."""
+    body: dict[str, Any] = {
+        "type": f"urn:tessera:problem:{name}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    if errors is not None:
+        body["errors"] = errors
+    return Response(orjson.dumps(body), status, headers, PROBLEM_JSON)
+
+
+def render(problem: Problem, request_id: str | None) -> Response:
+    """Render an expected problem."""
+    return problem_response(
+        problem.status, problem.name, problem.title, problem.shown, request_id=request_id, headers=problem.headers
+    )
+
+
+def crash(request_id: str | None) -> Response:
+    """Render a defect: nothing of its inside is shown."""
+    detail = "The failure was logged under this request id."
+    return problem_response(500, "internal-error", "The server failed", detail, request_id=request_id)
+
+
+def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI `responses` of a route: its own problems, and those every route has."""
+    described = {422: "The request is not valid", 500: "The server failed"}
+    everywhere: tuple[type[Problem], ...] = (KeyRequired, NotLocal, BodyTooLarge)
+    for problem in (*everywhere, *problems):
+        others = described.get(problem.status)
+        described[problem.status] = problem.title if others is None else f"{others}; {problem.title}"
+    # Not `model`: FastAPI would list application/json beside the media type it really has.
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+    return {status: {"description": description, "content": content} for status, description in described.items()}
+
+
+def install(app: FastAPI) -> None:
+    """Make every failure of `app` a problem; `app.request_boundary` does it for crashes and for bodies too large."""
+
+    async def expected(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return render(error, _request_id(request))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = error.errors()
+        # What was sent is not repeated: it may hold histories.
+        errors = [{"location": list(e["loc"]), "message": e["msg"], "type": e["type"]} for e in found[:_MAX_ERRORS]]
+        detail = f"{len(found)} thing{'s' if len(found) > 1 else ''} to correct; see errors."
+        return problem_response(
+            422, "invalid-request", "The request is not valid", detail, request_id=_request_id(request), errors=errors
+        )
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        title = _TITLES.get(error.status_code, "The request failed")
+        return problem_response(
+            error.status_code,
+            title.lower().replace(" ", "-"),
+            title,
+            str(error.detail),
+            request_id=_request_id(request),
+            headers=error.headers,
+        )
+
+    app.add_exception_handler(Problem, expected)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    _describe_body(app)
+
+
+def _describe_body(app: FastAPI) -> None:
+    """Put the schema that `responses` refers to into the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schema = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"].update({**schema.pop("$defs"), "ProblemBody": schema})
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _request_id(request: Request) -> str | None:
+    request_id = request.scope.get("request_id")
+    return request_id if isinstance(request_id, str) else None

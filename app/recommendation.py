@@ -1,0 +1,112 @@
+"""What is asked of the recommender and what it gives back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
+
+Source = Literal["cache", "stale_cache", "live", "neighbors", "popular"]
+Reason = Literal["cache", "live", "neighbors", "popular"]
+Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One request for recommendations.
+
+    Attributes:
+        user_id: whose, or None for an anonymous session, which `history` describes.
+        history: item ids of an anonymous session, oldest first.
+        n: items to return.
+        offset: items of the whole list to skip.
+        item_filter: what every item must meet.
+        exclude: item ids not to return.
+        fresh: decode now rather than serve an entry that is too old or has missed events.
+        strict: give a shorter list rather than fill it with popular items.
+        explain: say how the answer came about.
+    """
+
+    user_id: str | None = None
+    history: tuple[str, ...] = ()
+    n: int = 10
+    offset: int = 0
+    item_filter: ItemFilter = EVERYTHING_IN_STOCK
+    exclude: tuple[str, ...] = ()
+    fresh: bool = False
+    strict: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItem:
+    """One recommended item.
+
+    Attributes:
+        rank: 1 for the best of the whole list, whatever the offset.
+        score: log-probability (cache, live), cosine similarity (neighbors) or events (popular): compare equal reasons.
+        code: the item's code as the model writes it.
+        reason: the part that gave it.
+    """
+
+    item_id: str
+    rank: int
+    score: float
+    code: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an answer came about.
+
+    Attributes:
+        entry_age_s: age of the cached entry, None without one.
+        entry_items: items it holds.
+        dirty: whether events came since it was decoded.
+        history_items: items of the history that the served catalogue knows.
+        removed: cached items that each rule removed; an item can count under several.
+        given: items each part gave, before the offset was cut off.
+        unavailable: parts that should have answered and did not, and why.
+        stages_ms: time in each stage.
+    """
+
+    entry_age_s: float | None
+    entry_items: int
+    dirty: bool
+    history_items: int
+    removed: dict[str, int]
+    given: dict[str, int]
+    unavailable: dict[str, str]
+    stages_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One answer; its fields are the response's.
+
+    Attributes:
+        recommendation_id: repeat it in events to attribute them.
+        user_id: None for an anonymous session.
+        source: the part that gave the first item of the whole list.
+        generated_at: when the list was decoded, or made; UTC, ISO 8601.
+        age_s: seconds since then; 0 for what was made for this request.
+        degraded: a part that should have answered did not.
+        shortfall_reason: why there are fewer than n items; None when there are n.
+    """
+
+    recommendation_id: str
+    user_id: str | None
+    items: list[RankedItem]
+    source: Source
+    model_version: str
+    generated_at: str
+    age_s: float
+    degraded: bool
+    shortfall_reason: Shortfall | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRecommendation(Recommendation):
+    """An answer that says how it came about."""
+
+    explain: Explanation

@@ -1,0 +1,255 @@
+"""What Redis holds for the API: decoded entries, histories, who has news, and which version is served.
+
+Any key may be missing at any time. Redis itself may be missing too: every method then raises CacheUnavailable, within
+its timeout, and for a while at once, so that an outage does not cost every request its timeout.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError
+
+from app.circuit_breaker import CircuitBreaker
+from app.redis_connection import RedisClient
+from app.settings import Settings
+from app.telemetry import Telemetry
+from model_store.cache_schema import CacheEntry, Keys
+from model_store.errors import CacheEntryUnreadable
+
+# One slow answer is no outage; three in a row without a good one between them are.
+_FAILURES_TO_OPEN = 3
+_READS_PER_USER = 3
+
+
+class CacheUnavailable(Exception):
+    """Redis did not do what was asked, in time or at all. Says no more than the kind of failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """What is known of one user.
+
+    Attributes:
+        entry: the decoded list of the version asked for, None when there is none that can be read.
+        history: item ids, oldest first.
+        dirty: whether events came since the entry was decoded.
+    """
+
+    entry: CacheEntry | None = None
+    history: tuple[str, ...] = ()
+    dirty: bool = False
+
+
+class RecommendationCache:
+    """Reads and writes Redis, one pipeline and so one round trip a call.
+
+    Args:
+        client: from `app.redis_connection`; closed by `aclose`.
+        settings: namespace, timeouts, lifetimes and bounds.
+        telemetry: counts failures and unreadable entries.
+        on_active: called with the version in `{ns}:active` whenever a read passes by it.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        settings: Settings,
+        telemetry: Telemetry,
+        *,
+        on_active: Callable[[str | None], None] = lambda version: None,
+    ) -> None:
+        self._client = client
+        self._keys = Keys(settings.namespace)
+        self._settings = settings
+        self._telemetry = telemetry
+        self.on_active = on_active
+        cooldown_s = settings.redis_cooldown_ms / 1000
+        self._breaker = CircuitBreaker(
+            failures_to_open=_FAILURES_TO_OPEN, first_pause_s=cooldown_s, longest_pause_s=cooldown_s
+        )
+        self._read_timeout_s = settings.redis_timeout_ms / 1000
+        self._write_timeout_s = settings.redis_write_timeout_ms / 1000
+
+    async def read(self, version: str, user_id: str) -> UserState:
+        """Read one user's state.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time.
+        """
+        return (await self.read_many(version, (user_id,)))[0]
+
+    async def read_many(self, version: str, user_ids: Sequence[str]) -> list[UserState]:
+        """Read several users' states in one round trip, in the order asked for.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time.
+        """
+
+        def commands(pipeline: Pipeline) -> None:
+            pipeline.get(self._keys.active)
+            for user_id in user_ids:
+                pipeline.get(self._keys.entry(version, user_id))
+                pipeline.lrange(self._keys.history(user_id), 0, -1)
+                pipeline.zscore(self._keys.dirty, user_id)
+
+        # A batch is many histories to receive; it gets the time of a write.
+        timeout_s = self._read_timeout_s if len(user_ids) == 1 else self._write_timeout_s
+        active, *values = await self._execute("read", commands, timeout_s)
+        self.on_active(_text(active))
+        return [
+            UserState(
+                entry=self._entry(packed),
+                history=tuple(item.decode(errors="replace") for item in history),
+                dirty=since is not None,
+            )
+            for packed, history, since in zip(*[iter(values)] * _READS_PER_USER, strict=True)
+        ]
+
+    async def active_version(self) -> str | None:
+        """The version in `{ns}:active`, None when nothing was activated through Redis.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time.
+        """
+        (active,) = await self._execute("active", lambda p: p.get(self._keys.active), self._read_timeout_s)
+        return _text(active)
+
+    async def store(self, version: str, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
+        """Write back a decoded entry.
+
+        Args:
+            version: the model version that decoded it.
+            user_id: whose it is.
+            entry: `decoded_at` is when the decode started.
+            history: the whole history it was decoded from. An event that came meanwhile leaves the user dirty; a user
+                who was forgotten meanwhile stays forgotten.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time.
+        """
+
+        def commands(pipeline: Pipeline) -> None:
+            pipeline.set(self._keys.entry(version, user_id), entry.pack(), ex=self._settings.entry_ttl_s)
+            pipeline.zrem(self._keys.dirty, user_id)
+            pipeline.lrange(self._keys.history(user_id), 0, -1)
+
+        *_, stored = await self._execute("store", commands, self._write_timeout_s)
+        now = tuple(item.decode(errors="replace") for item in stored)
+        if now == history:
+            return
+
+        # The mark is taken first and given back after: an event between the two marks the user itself, because it
+        # lengthens the history before it marks. The other order would lose one that falls between look and removal.
+        def undo(pipeline: Pipeline) -> None:
+            if now:
+                pipeline.zadd(self._keys.dirty, {user_id: time.time()}, nx=True)
+            else:
+                pipeline.delete(self._keys.entry(version, user_id))
+
+        await self._execute("store", undo, self._write_timeout_s)
+
+    async def append_events(self, events: Iterable[tuple[str, str]]) -> None:
+        """Add (user id, item id) events, oldest first, and mark the users dirty.
+
+        Raises:
+            CacheUnavailable: perhaps none, perhaps a part was recorded; sending all again repeats items at worst.
+        """
+        items_of: dict[str, list[str]] = {}
+        for user_id, item_id in events:
+            items_of.setdefault(user_id, []).append(item_id)
+        if not items_of:
+            return
+        now = time.time()
+
+        def commands(pipeline: Pipeline) -> None:
+            for user_id, items in items_of.items():
+                key = self._keys.history(user_id)
+                pipeline.rpush(key, *items)
+                pipeline.ltrim(key, -self._settings.history_length, -1)
+                pipeline.expire(key, self._settings.history_ttl_s)
+            pipeline.zadd(self._keys.dirty, dict.fromkeys(items_of, now), nx=True)
+            # Whoever has been dirty for so long has no history any more; this bounds the set.
+            pipeline.zremrangebyscore(self._keys.dirty, "-inf", now - self._settings.history_ttl_s)
+
+        await self._execute("events", commands, self._write_timeout_s)
+
+    async def history(self, user_id: str) -> tuple[str, ...]:
+        """A user's item ids, oldest first.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time.
+        """
+        (items,) = await self._execute(
+            "history", lambda p: p.lrange(self._keys.history(user_id), 0, -1), self._read_timeout_s
+        )
+        return tuple(item.decode(errors="replace") for item in items)
+
+    async def forget(self, user_id: str, versions: Iterable[str]) -> bool:
+        """Delete all that is stored of a user under these versions. Returns whether anything was.
+
+        Raises:
+            CacheUnavailable: perhaps not all is deleted; do it again.
+        """
+
+        def commands(pipeline: Pipeline) -> None:
+            # One key a command: in a cluster they live on different nodes.
+            pipeline.delete(self._keys.history(user_id))
+            pipeline.zrem(self._keys.dirty, user_id)
+            for version in versions:
+                pipeline.delete(self._keys.entry(version, user_id))
+
+        return any(await self._execute("forget", commands, self._write_timeout_s))
+
+    async def ping(self) -> None:
+        """Check that Redis answers, whatever recent requests met.
+
+        Raises:
+            CacheUnavailable: it does not.
+        """
+        await self.active_version()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _entry(self, packed: bytes | None) -> CacheEntry | None:
+        if packed is None:
+            return None
+        try:
+            return CacheEntry.unpack(packed)
+        except CacheEntryUnreadable:
+            self._telemetry.cache_unreadable.inc()
+            return None
+
+    async def _execute(self, operation: str, commands: Callable[[Pipeline], object], timeout_s: float) -> list[Any]:
+        if not self._breaker.allows():
+            self._telemetry.cache_unavailable.labels(operation, "cooldown").inc()
+            raise CacheUnavailable("cooling down after a failure")
+        try:
+            async with asyncio.timeout(timeout_s):
+                # A cluster's pipeline has the same commands, and no common base class.
+                pipeline = cast(Pipeline, self._client.pipeline(transaction=False))
+                commands(pipeline)
+                results: list[Any] = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._breaker.failed()
+            raise self._unavailable(operation, error) from error
+        self._breaker.succeeded()
+        for result in results:
+            # Such as OOM or a key of another type: Redis is well, this request is not.
+            if isinstance(result, Exception):
+                raise self._unavailable(operation, result) from result
+        return results
+
+    def _unavailable(self, operation: str, error: Exception) -> CacheUnavailable:
+        kind = type(error).__name__
+        self._telemetry.cache_unavailable.labels(operation, kind).inc()
+        return CacheUnavailable(f"{operation}: {kind}")
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode(errors="replace") if value else None

@@ -1,0 +1,199 @@
+"""The policy: which parts answer a request, in which order.
+
+    cache       the decoded entry, fresh or stale; a stale one also asks for a refresh in the background
+    live        a decode now, when the entry is missing or has too few items left; written back
+    neighbors   items near the newest of the history, when there is no live answer
+    popular     whatever else passes the filter
+
+Each step adds to the list what the ones before left missing, and all of them through the same filter. No part's absence
+is an error: the next one answers, and the answer says `degraded`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from app.active_version import ActiveVersion
+from app.background_refresh import BackgroundRefresh
+from app.draft import Draft
+from app.eligibility import EVERYTHING_IN_STOCK
+from app.entry_decoding import EntryDecoding
+from app.live_decoding import LiveAnswer, LiveDecoding, LiveDecodingUnavailable, LiveRequest
+from app.recommendation import Recommendation, Wanted
+from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
+from app.served_model import ServedModel
+from app.settings import Settings
+from app.telemetry import Telemetry
+
+Step = Callable[[Draft], Awaitable[None]]
+
+
+class Recommender:
+    """Answers requests. Never raises because Redis or the decoder is away."""
+
+    def __init__(
+        self,
+        active: ActiveVersion,
+        cache: RecommendationCache,
+        live: LiveDecoding,
+        entries: EntryDecoding,
+        refresh: BackgroundRefresh,
+        settings: Settings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._active = active
+        self._cache = cache
+        self._live = live
+        self._entries = entries
+        self._refresh = refresh
+        self._settings = settings
+        self._telemetry = telemetry
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def recommend(self, wanted: Wanted) -> Recommendation:
+        """Answer one request."""
+        return (await self.recommend_many((wanted,)))[0]
+
+    async def recommend_many(self, wanted: Sequence[Wanted]) -> list[Recommendation]:
+        """Answer several requests with one round trip to Redis and one model version, in their order."""
+        model = self._active.served
+        drafts = await self._begin(model, wanted)
+        if len(drafts) == 1:
+            return [await self._complete(drafts[0])]
+        return await asyncio.gather(*(self._complete(draft) for draft in drafts))
+
+    async def settle(self) -> None:
+        """Wait for the entries that are being written back."""
+        await asyncio.gather(*self._writing)
+
+    async def _begin(self, model: ServedModel, wanted: Sequence[Wanted]) -> list[Draft]:
+        user_ids = [one.user_id for one in wanted if one.user_id is not None]
+        states: list[UserState] = []
+        timings_ms: dict[str, float] = {}
+        unavailable: dict[str, str] = {}
+        if user_ids:
+            try:
+                with self._telemetry.stage("redis", timings_ms):
+                    states = await self._cache.read_many(model.version, user_ids)
+            except CacheUnavailable as error:
+                states = [UserState()] * len(user_ids)
+                unavailable["redis"] = str(error)
+        known = iter(states)
+        return [
+            Draft(model, one, UserState(), self._settings.cache_max_age_s)
+            if one.user_id is None
+            else Draft(model, one, next(known), self._settings.cache_max_age_s, {**unavailable}, {**timings_ms})
+            for one in wanted
+        ]
+
+    async def _complete(self, draft: Draft) -> Recommendation:
+        for step in self._chain(draft):
+            await step(draft)
+            if not draft.missing:
+                break
+        if draft.outdated and draft.wanted.user_id is not None:
+            self._refresh.request(draft.wanted.user_id)
+        answer = draft.finish()
+        for reason, count in draft.given().items():
+            self._telemetry.items.labels(reason).inc(count)
+        if answer.degraded:
+            self._telemetry.degraded.inc()
+        if answer.shortfall_reason is not None:
+            self._telemetry.short.labels(answer.shortfall_reason).inc()
+        return answer
+
+    def _chain(self, draft: Draft) -> tuple[Step, ...]:
+        personal: tuple[Step, ...] = (self._from_cache, self._from_live, self._from_neighbors)
+        if draft.stale and draft.wanted.fresh:
+            personal = (self._from_live, self._from_cache, self._from_neighbors)
+        return personal if draft.wanted.strict else (*personal, self._from_popular)
+
+    async def _from_cache(self, draft: Draft) -> None:
+        if draft.entry is None:
+            return
+        with self._telemetry.stage("cache", draft.timings_ms):
+            items = draft.model.items_of_codes(draft.entry.codes_KL)
+            draft.add(items, draft.entry.scores, "cache", "stale_cache" if draft.stale else "cache")
+            if draft.wanted.explain:
+                draft.count_removed(items)
+        self._telemetry.cache_age_seconds.observe(draft.entry_age_s)
+
+    async def _from_live(self, draft: Draft) -> None:
+        if not draft.history or not self._live.configured:
+            return
+        if not await self._anything_left(draft):
+            return
+        try:
+            with self._telemetry.stage("live", draft.timings_ms):
+                answer = await (self._decode_entry(draft) if self._makes_entry(draft) else self._decode_gap(draft))
+        except LiveDecodingUnavailable as error:
+            self._telemetry.live_unavailable.labels(error.reason).inc()
+            draft.unavailable["decoder"] = error.reason
+            return
+        draft.add(answer.items, answer.scores, "live", "live")
+
+    async def _from_neighbors(self, draft: Draft) -> None:
+        if not draft.history or not await self._anything_left(draft):
+            return
+        model = draft.model
+        eligible = await model.eligibility.items(draft.item_filter)
+        with self._telemetry.stage("neighbors", draft.timings_ms):
+            query = model.neighbors.query_of(draft.history)
+            found = await asyncio.to_thread(model.neighbors.search, query, draft.missing, eligible, draft.hidden)
+        draft.add(*found, "neighbors", "neighbors")
+
+    async def _from_popular(self, draft: Draft) -> None:
+        eligible = await draft.model.eligibility.items(draft.item_filter)
+        with self._telemetry.stage("popular", draft.timings_ms):
+            found = draft.model.popular.top(draft.missing, eligible.mask, draft.hidden)
+        draft.add(*found, "popular", "popular")
+
+    async def _anything_left(self, draft: Draft) -> bool:
+        """Whether an item that may be shown is not in the list yet."""
+        eligible = await draft.model.eligibility.items(draft.item_filter)
+        hidden = np.fromiter(draft.hidden, np.intp, len(draft.hidden))
+        return eligible.total > int(np.count_nonzero(eligible.mask[hidden]))
+
+    def _makes_entry(self, draft: Draft) -> bool:
+        """Whether the decode for this request serves every later one of the user too, and so is worth keeping."""
+        wanted = draft.wanted
+        return (
+            wanted.user_id is not None
+            and wanted.item_filter == EVERYTHING_IN_STOCK
+            and not draft.excluded
+            and draft.needed <= self._settings.live_max_items
+        )
+
+    async def _decode_entry(self, draft: Draft) -> LiveAnswer:
+        answer = await self._entries.decode(draft.model, draft.history, draft.needed, self._settings.live_deadline_ms)
+        assert draft.wanted.user_id is not None
+        self._write_back(draft, draft.wanted.user_id, answer)
+        draft.renewed = True
+        return answer
+
+    async def _decode_gap(self, draft: Draft) -> LiveAnswer:
+        eligible = await draft.model.eligibility.items(draft.item_filter)
+        return await self._live.decode(
+            LiveRequest(
+                version=draft.model.version,
+                history=np.array(draft.history, dtype=np.int32),
+                n=min(draft.missing, self._settings.live_max_items),
+                beam_width=self._settings.beam_width,
+                excluded=np.array(sorted(draft.hidden), dtype=np.int32),
+                eligible=None if eligible.total == len(draft.model.catalog) else eligible,
+                deadline_ms=self._settings.live_deadline_ms,
+            )
+        )
+
+    def _write_back(self, draft: Draft, user_id: str, answer: LiveAnswer) -> None:
+        async def write() -> None:
+            try:
+                await self._entries.keep(draft.model, user_id, draft.state.history, answer, draft.now)
+            except CacheUnavailable:
+                # Counted where it was raised. The answer is on its way; the next request decodes again.
+                return
+
+        task = asyncio.create_task(write(), name="write-back")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)

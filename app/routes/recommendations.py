@@ -1,0 +1,49 @@
+"""Recommendations for a user, a session, or many users."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from app.dependencies import CurrentServices, NoQuery, PathId, require
+from app.json_response import Json
+from app.problems import QueryNotSupported, responses
+from app.recommendation import ExplainedRecommendation, Recommendation
+from app.request_boundary import SOURCE
+from app.schemas import BatchAnswer, BatchBody, RecommendBody, RecommendParameters
+
+router = APIRouter(
+    tags=["recommendations"], dependencies=[Depends(require("read"))], responses=responses(QueryNotSupported)
+)
+
+
+@router.get("/recommend/{user_id:path}", responses={200: {"model": Recommendation | ExplainedRecommendation}})
+async def recommend_to_user(
+    user_id: PathId, asked: Annotated[RecommendParameters, Query()], request: Request, services: CurrentServices
+) -> Json:
+    """Recommend items to a user. A user nobody has heard of gets popular items."""
+    _refuse_query(asked)
+    answer = await services.recommender.recommend(asked.wanted(user_id=user_id))
+    request.scope[SOURCE] = answer.source
+    return Json(answer)
+
+
+@router.post("/recommend", responses={200: {"model": Recommendation | ExplainedRecommendation}})
+async def recommend(asked: RecommendBody, query: NoQuery, request: Request, services: CurrentServices) -> Json:
+    """Recommend items to a user, or to an anonymous session given as its history of item ids."""
+    _refuse_query(asked)
+    answer = await services.recommender.recommend(asked.wanted(user_id=asked.user_id, history=asked.history or ()))
+    request.scope[SOURCE] = answer.source
+    return Json(answer)
+
+
+@router.post("/recommend/batch", responses={200: {"model": BatchAnswer}})
+async def recommend_to_users(asked: BatchBody, query: NoQuery, services: CurrentServices) -> Json:
+    """Recommend items to up to 100 users, in one round trip to the cache."""
+    _refuse_query(asked)
+    answers = await services.recommender.recommend_many([asked.wanted(user_id=user_id) for user_id in asked.user_ids])
+    return Json({"answers": answers})
+
+
+def _refuse_query(asked: RecommendParameters) -> None:
+    if asked.q is not None:
+        raise QueryNotSupported

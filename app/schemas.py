@@ -1,0 +1,232 @@
+"""Request bodies and query parameters, and the answers that are not recommendations. Unknown names are errors."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from app.eligibility import ItemFilter
+from app.latency import Latency
+from app.recommendation import RankedItem, Recommendation, Wanted
+
+MAX_ITEMS = 100
+MAX_OFFSET = 1000
+MAX_BATCH_USERS = 100
+MAX_EVENTS = 1000
+_MAX_EXCLUDED = 1000
+_MAX_CATEGORIES = 20
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A user's or an item's id."""
+
+
+class Asked(BaseModel):
+    """What a caller sends: nothing beyond the named fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoParameters(Asked):
+    """For routes that take no query parameters."""
+
+
+class FilterParameters(Asked):
+    """What every item of an answer must meet."""
+
+    category: tuple[Id, ...] = Field(
+        default=(), max_length=_MAX_CATEGORIES, description="The item is in this category; given several times, in all."
+    )
+    exclude: tuple[Id, ...] = Field(
+        default=(), max_length=_MAX_EXCLUDED, description="Ids of items not to return; unknown ones are ignored."
+    )
+    in_stock: bool = Field(default=True, description="False to show items that are out of stock too.")
+    price_min: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Lowest price. Items without a known price are left out."
+    )
+    price_max: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Highest price. Items without a known price are left out."
+    )
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.price_min is not None and self.price_max is not None and self.price_min > self.price_max:
+            raise ValueError("price_min is above price_max")
+        return self
+
+    def item_filter(self) -> ItemFilter:
+        """The catalogue-wide part."""
+        return ItemFilter(frozenset(self.category), self.price_min, self.price_max, self.in_stock)
+
+
+class ListParameters(FilterParameters):
+    """A page of a filtered list."""
+
+    n: int = Field(default=10, ge=1, le=MAX_ITEMS, description="Items to return.")
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET, description="Items of the whole list to skip.")
+
+
+class RecommendParameters(ListParameters):
+    """How to recommend."""
+
+    q: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] | None = Field(
+        default=None, description="Steer by words, where the served model was trained on queries; a 501 elsewhere."
+    )
+    fresh: bool = Field(
+        default=False, description="Decode now rather than serve a list that is too old or has missed events."
+    )
+    strict: bool = Field(default=False, description="Give a shorter list rather than fill it with popular items.")
+    explain: bool = Field(default=False, description="Say how the answer came about.")
+
+    def wanted(self, *, user_id: str | None = None, history: tuple[str, ...] = ()) -> Wanted:
+        """The request as the recommender takes it."""
+        return Wanted(
+            user_id=user_id,
+            history=history,
+            n=self.n,
+            offset=self.offset,
+            item_filter=self.item_filter(),
+            exclude=self.exclude,
+            fresh=self.fresh,
+            strict=self.strict,
+            explain=self.explain,
+        )
+
+
+class RecommendBody(RecommendParameters):
+    """A request for a known user, or for a session that is described by what it looked at."""
+
+    user_id: Id | None = None
+    history: tuple[Id, ...] | None = Field(
+        default=None, max_length=1000, description="Item ids of an anonymous session, oldest first."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history")
+        return self
+
+
+class BatchBody(RecommendParameters):
+    """The same request for several users."""
+
+    user_ids: tuple[Id, ...] = Field(min_length=1, max_length=MAX_BATCH_USERS)
+
+
+class BatchAnswer(BaseModel):
+    """One answer per user, in the order asked for."""
+
+    answers: list[Recommendation]
+
+
+class Event(Asked):
+    """A user did something with an item."""
+
+    user_id: Id
+    item_id: Id
+    type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,32}$")] = "view"
+    timestamp: datetime | None = Field(
+        default=None,
+        description="ISO 8601 (UTC where it does not say) or Unix seconds; now if left out. Orders the rows.",
+    )
+    recommendation_id: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="Of the answer that led to it, for attribution."
+    )
+
+    def seconds(self, now: float) -> float:
+        """When it happened, Unix seconds."""
+        if self.timestamp is None:
+            return now
+        moment = self.timestamp
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
+
+class RejectedEvent(BaseModel):
+    """A row that was not recorded."""
+
+    row: int = Field(description="its place in the request, from 0")
+    item_id: str
+    reason: str
+
+
+class EventsAnswer(BaseModel):
+    """What became of the rows."""
+
+    accepted: int
+    rejected: list[RejectedEvent]
+
+
+class History(BaseModel):
+    """What is recorded of a user."""
+
+    user_id: str
+    items: list[str] = Field(description="item ids, oldest first")
+
+
+class Forgotten(BaseModel):
+    """Whether there was anything to forget."""
+
+    user_id: str
+    existed: bool
+
+
+class SimilarAnswer(BaseModel):
+    """Items near an item."""
+
+    item_id: str
+    items: list[RankedItem]
+    model_version: str
+
+
+class PopularAnswer(BaseModel):
+    """The most popular items that pass the filter."""
+
+    items: list[RankedItem]
+    model_version: str
+
+
+class ModelSummary(BaseModel):
+    """One published version."""
+
+    version: str
+    created_at: str
+    recipe: str
+    items: int
+    metrics: dict[str, object]
+    served: bool = Field(description="whether this worker answers with it now")
+
+
+class ModelsAnswer(BaseModel):
+    """The published versions, oldest first."""
+
+    served: str
+    models: list[ModelSummary]
+    unreadable: dict[str, str] = Field(description="folders of the store whose manifest cannot be read, and why")
+
+
+class Dependency(BaseModel):
+    """The state of one dependency."""
+
+    ok: bool
+    configured: bool = True
+    detail: str | None = None
+
+
+class Readiness(BaseModel):
+    """Whether requests can be answered, and from what."""
+
+    status: str = Field(description="ready, or degraded when answers come without a part that should give them")
+    model_version: str
+    dependencies: dict[str, Dependency]
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: str
+
+
+class LatencyAnswer(BaseModel):
+    """Request times of all workers since the server started."""
+
+    latencies: list[Latency]

@@ -1,0 +1,87 @@
+"""One model version, opened for serving: everything the API derives from a bundle, and nothing that needs the model."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.eligibility import Eligibility
+from app.neighbors import Neighbors
+from app.popular_items import PopularItems
+from model_store.bundle import MODEL_FOLDERS, Bundle, ModelStore
+from model_store.catalog import Catalog
+from model_store.errors import UnknownItem
+from model_store.item_codes import LEVEL_LETTERS
+
+# `model_store.item_codes.code_text` for many at once: it is a third of a cached answer's time otherwise.
+_CODE_TEMPLATE = "".join(f"<{letter}_%d>" for letter in LEVEL_LETTERS)
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """What answers are made of. Immutable: a request keeps the one it began with.
+
+    Attributes:
+        bundle: where it comes from.
+        catalog: the items.
+        eligibility: the filter over them.
+        neighbors: items near items.
+        popular: items by popularity.
+    """
+
+    bundle: Bundle
+    catalog: Catalog
+    eligibility: Eligibility
+    neighbors: Neighbors
+    popular: PopularItems
+
+    @classmethod
+    def open(cls, store: ModelStore, version: str, *, filter_cache_bytes: int) -> "ServedModel":
+        """Open and verify a version, the language model's folders apart.
+
+        Raises:
+            BundleNotFound, BundleCorrupt, UnsupportedBundleFormat: it cannot be served.
+        """
+        bundle = store.open(version, skip=MODEL_FOLDERS)
+        catalog = bundle.catalog
+        # Built here rather than at the first request that needs it: opening happens off the event loop.
+        _ = bundle.item_codes.items_of(bundle.item_codes.codes_NL[:1])
+        return cls(
+            bundle=bundle,
+            catalog=catalog,
+            eligibility=Eligibility(catalog, bundle.trie, cache_bytes=filter_cache_bytes),
+            neighbors=Neighbors(bundle.item_embeddings, bundle.faiss_path),
+            popular=PopularItems(bundle.popularity),
+        )
+
+    @property
+    def version(self) -> str:
+        """The version's name."""
+        return self.bundle.version
+
+    async def prepare(self) -> None:
+        """Build what only some requests need, so that the first of them does not wait."""
+        await asyncio.to_thread(self.eligibility.prepare)
+        await asyncio.to_thread(self.neighbors.prepare)
+
+    def indices_of(self, item_ids: Iterable[str]) -> list[int]:
+        """Item indices in the order given; ids that this catalogue does not have are left out."""
+        indices = []
+        for item_id in item_ids:
+            try:
+                indices.append(self.catalog.index_of(item_id))
+            except UnknownItem:
+                # Histories outlive catalogues.
+                continue
+        return indices
+
+    def items_of_codes(self, codes_KL: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Item indices of codes, -1 where no item has that code; int64 [K]."""
+        return self.bundle.item_codes.items_of(codes_KL)
+
+    def codes_of(self, items: Sequence[int]) -> list[str]:
+        """The items' codes as the model writes them."""
+        rows = self.bundle.item_codes.codes_NL[np.asarray(items, dtype=np.intp)].tolist()
+        return [_CODE_TEMPLATE % tuple(row) for row in rows]

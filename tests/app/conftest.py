@@ -1,0 +1,118 @@
+"""A real Redis, a real bundle and the real application around them, new for each test."""
+
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import redis
+
+from app import embedded_redis
+from app.dependencies import Services
+from app.main import create_app
+from app.settings import Settings
+from model_store.bundle import Bundle
+from model_store.cache_schema import Keys, entry_of
+from tests.app.light_bundle import publish_light_bundle
+
+
+class RunningApp:
+    """An application within its lifespan, and a client of it."""
+
+    def __init__(self, services: Services, client: httpx.AsyncClient) -> None:
+        self.services = services
+        self.client = client
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def bundle(store: Path) -> Bundle:
+    return publish_light_bundle(store)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    yield home
+    embedded_redis.stop(home)
+
+
+@pytest.fixture
+def settings(store: Path, bundle: Bundle, home: Path) -> Settings:
+    return Settings(store=store, home=home, redis_cooldown_ms=50, active_poll_ms=20)
+
+
+@pytest.fixture
+def stored(settings: Settings) -> Iterator[redis.Redis]:
+    """A client of the Redis that the application under test uses."""
+    with redis.Redis.from_url(embedded_redis.ensure_running(settings.home)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def running(settings: Settings, address: tuple[str, int] = ("127.0.0.1", 40000)) -> AsyncIterator[RunningApp]:
+    """Start an application; requests seem to come from `address`."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, client=address)
+        async with httpx.AsyncClient(transport=transport, base_url="http://tessera") as client:
+            yield RunningApp(app.state.services, client)
+
+
+@pytest.fixture
+async def api(settings: Settings, stored: redis.Redis) -> AsyncIterator[RunningApp]:
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(api: RunningApp) -> httpx.AsyncClient:
+    return api.client
+
+
+class Cache:
+    """Puts into Redis what a refresh would, and looks at what the application has put there."""
+
+    def __init__(self, stored: redis.Redis, bundle: Bundle, namespace: str) -> None:
+        self.redis = stored
+        self.keys = Keys(namespace)
+        self.bundle = bundle
+
+    def put_entry(self, user_id: str, items: Sequence[int], *, age_s: float = 0, version: str | None = None) -> None:
+        codes = self.bundle.item_codes.codes_NL[np.array(items, dtype=np.int64)]
+        entry = entry_of(codes, [-0.5 * rank for rank in range(len(items))], int(time.time() - age_s), "torch")
+        self.redis.set(self.keys.entry(version or self.bundle.version, user_id), entry.pack())
+
+    def put_history(self, user_id: str, items: Sequence[int]) -> None:
+        self.redis.rpush(self.keys.history(user_id), *[f"item-{item}" for item in items])
+
+    def mark_dirty(self, user_id: str) -> None:
+        self.redis.zadd(self.keys.dirty, {user_id: time.time()})
+
+    def is_dirty(self, user_id: str) -> bool:
+        return self.redis.zscore(self.keys.dirty, user_id) is not None
+
+    def history(self, user_id: str) -> list[str]:
+        return [item.decode() for item in self.redis.lrange(self.keys.history(user_id), 0, -1)]
+
+
+@pytest.fixture
+def cache(stored: redis.Redis, bundle: Bundle, settings: Settings) -> Cache:
+    return Cache(stored, bundle, settings.namespace)
+
+
+def ids(answer: httpx.Response) -> list[str]:
+    """The item ids of an answer, best first."""
+    return [item["item_id"] for item in answer.json()["items"]]

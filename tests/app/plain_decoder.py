@@ -1,0 +1,74 @@
+"""A decoder process in miniature: the wire format of `app.decode_wire`, scores by a formula in place of a model."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Response
+
+from app.decode_wire import DecodeBody, DecodeReply, unpack_mask
+
+
+class PlainDecoder:
+    """Ranks the items it may show by their distance to the newest of the history, in the order of indices.
+
+    Attributes:
+        address: where it listens.
+        asked: every request, in order of arrival.
+        delay_s: how long it thinks.
+        status: what it answers in place of items, unless 200.
+    """
+
+    def __init__(self, items: int, socket: Path) -> None:
+        self.address = f"unix://{socket}"
+        self.asked: list[DecodeBody] = []
+        self.delay_s = 0.0
+        self.status = 200
+        self._items = items
+
+    @staticmethod
+    def score(item: int, history: list[int]) -> float:
+        return -abs(item - history[-1]) - item / 1000
+
+    def best(self, history: list[int], allowed: list[int]) -> list[int]:
+        return sorted(allowed, key=lambda item: -self.score(item, history))
+
+    async def decode(self, body: DecodeBody) -> Response:
+        self.asked.append(body)
+        await asyncio.sleep(self.delay_s)
+        if self.status != 200:
+            return Response(status_code=self.status)
+        mask = None if body.eligible is None else unpack_mask(body.eligible, self._items)
+        allowed = [i for i in range(self._items) if i not in body.excluded and (mask is None or mask[i])]
+        items = self.best(body.history, allowed)[: body.n]
+        reply = DecodeReply(
+            version=body.version,
+            generator="torch",
+            items=items,
+            scores=[self.score(item, body.history) for item in items],
+            decode_ms=1.0,
+        )
+        return Response(reply.model_dump_json(), media_type="application/json")
+
+
+@contextmanager
+def plain_decoder(items: int, socket: Path) -> Iterator[PlainDecoder]:
+    """Run one in a thread."""
+    decoder = PlainDecoder(items, socket)
+    app = FastAPI()
+    app.add_api_route("/decode", decoder.decode, methods=["POST"])
+    app.add_api_route("/health/ready", lambda: Response(), methods=["GET"])
+    server = uvicorn.Server(uvicorn.Config(app, uds=str(socket), log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    try:
+        yield decoder
+    finally:
+        server.should_exit = True
+        thread.join()

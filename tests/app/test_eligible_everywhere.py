@@ -1,0 +1,94 @@
+"""No route ever returns an item that is seen, excluded, out of stock, or outside the category and price asked for."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model_store.catalog import Catalog
+from tests.app.conftest import Cache, RunningApp
+from tests.app.light_bundle import CATEGORIES
+
+pytestmark = pytest.mark.anyio
+
+ITEMS = 50
+USERS = ("ann", "bob", "cleo")
+
+users = st.sampled_from(USERS)
+items = st.integers(0, ITEMS - 1)
+filters = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": st.integers(1, 60),
+        "offset": st.integers(0, 10),
+        "category": st.lists(st.sampled_from(CATEGORIES), max_size=2),
+        "exclude": st.lists(items.map(lambda item: f"item-{item}"), max_size=5),
+        "in_stock": st.booleans(),
+        "price_min": st.floats(0, 60),
+        "price_max": st.floats(60, 100),
+    },
+)
+personal = st.fixed_dictionaries({}, optional={"fresh": st.booleans(), "strict": st.booleans()})
+step = st.one_of(
+    st.tuples(st.just("event"), users, items),
+    st.tuples(st.just("entry"), users, st.lists(items, unique=True, max_size=30)),
+    st.tuples(st.just("user"), users, filters, personal),
+    st.tuples(st.just("session"), st.lists(items, max_size=5), filters),
+    st.tuples(st.just("batch"), filters),
+    st.tuples(st.just("similar"), items, filters),
+    st.tuples(st.just("popular"), filters),
+)
+
+
+@given(steps=st.lists(step, min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_only_eligible_items_are_returned(api: RunningApp, cache: Cache, steps: list[tuple[Any, ...]]) -> None:
+    cache.redis.flushall()
+    catalog = cache.bundle.catalog
+    seen: dict[str, set[int]] = {user: set() for user in USERS}
+    for name, *arguments in steps:
+        match name, arguments:
+            case "event", (user, item):
+                sent = await api.client.post("/events", json=[{"user_id": user, "item_id": f"item-{item}"}])
+                assert sent.json() == {"accepted": 1, "rejected": []}
+                seen[user].add(item)
+            case "entry", (user, entry):
+                cache.put_entry(user, entry)
+            case "user", (user, asked, how):
+                answer = await api.client.get(f"/recommend/{user}", params=asked | how)
+                _check(answer.json(), catalog, asked, seen[user], full=not how.get("strict"))
+            case "session", (history, asked):
+                body = {"history": [f"item-{item}" for item in history]} | asked
+                _check((await api.client.post("/recommend", json=body)).json(), catalog, asked, set(history))
+            case "batch", (asked,):
+                answer = await api.client.post("/recommend/batch", json={"user_ids": USERS} | asked)
+                for user, one in zip(USERS, answer.json()["answers"], strict=True):
+                    _check(one, catalog, asked, seen[user])
+            case "similar", (item, asked):
+                _check((await api.client.get(f"/similar/item-{item}", params=asked)).json(), catalog, asked, {item})
+            case "popular", (asked,):
+                _check((await api.client.get("/popular", params=asked)).json(), catalog, asked, set())
+
+
+def _check(body: dict[str, Any], catalog: Catalog, asked: dict[str, Any], seen: set[int], full: bool = True) -> None:
+    returned = [catalog.index_of(item["item_id"]) for item in body["items"]]
+    eligible = [item for item in range(ITEMS) if item not in seen and _passes(catalog, item, asked)]
+    assert set(returned) <= set(eligible)
+    assert len(set(returned)) == len(returned)
+    n, offset = asked.get("n", 10), asked.get("offset", 0)
+    if full:
+        assert len(returned) == min(n, max(len(eligible) - offset, 0)), "as many as there are, up to n"
+    assert [item["rank"] for item in body["items"]] == list(range(offset + 1, offset + 1 + len(returned)))
+
+
+def _passes(catalog: Catalog, item: int, asked: dict[str, Any]) -> bool:
+    price = catalog.prices[item]
+    return (
+        (bool(catalog.available[item]) or not asked.get("in_stock", True))
+        and set(asked.get("category", ())) <= set(catalog.categories[item])
+        and catalog.item_ids[item] not in asked.get("exclude", ())
+        and ("price_min" not in asked or bool(price >= np.float32(asked["price_min"])))
+        and ("price_max" not in asked or bool(price <= np.float32(asked["price_max"])))
+    )

@@ -1,0 +1,123 @@
+"""An outage costs one timeout, not one per request; a race loses no event."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from app.embedded_redis import ensure_running
+from app.recommendation_cache import CacheUnavailable, RecommendationCache
+from app.redis_connection import connect
+from app.settings import Settings
+from app.telemetry import Telemetry
+from model_store.cache_schema import CacheEntry
+from tests.app.conftest import Cache
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def recommendation_cache(settings: Settings, stored: redis.Redis) -> AsyncIterator[RecommendationCache]:
+    client = connect(ensure_running(settings.home), connect_timeout_s=0.1, timeout_s=0.1, max_connections=4)
+    cache = RecommendationCache(client, settings.model_copy(update={"redis_cooldown_ms": 300}), Telemetry())
+    yield cache
+    await cache.aclose()
+
+
+@contextmanager
+def frozen(home: Path) -> Iterator[None]:
+    """A Redis that takes connections and answers nothing."""
+    pid = int((home / "redis" / "redis.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def failing_read(cache: RecommendationCache) -> float:
+    begin = time.perf_counter()
+    with pytest.raises(CacheUnavailable):
+        await cache.read("v", "ann")
+    return time.perf_counter() - begin
+
+
+async def test_silent_redis_costs_a_timeout_then_nothing(
+    recommendation_cache: RecommendationCache, settings: Settings, cache: Cache
+) -> None:
+    cache.put_history("ann", [1])
+    await recommendation_cache.read("v", "ann")
+    with frozen(settings.home):
+        first = [await failing_read(recommendation_cache) for _ in range(3)]
+        assert all(0.05 < seconds < 0.5 for seconds in first)
+        assert max([await failing_read(recommendation_cache) for _ in range(50)]) < 0.05, "cooling down"
+        await asyncio.sleep(0.35)
+        assert await failing_read(recommendation_cache) > 0.05, "one tries again"
+        assert await failing_read(recommendation_cache) < 0.05, "and the others do not"
+    await asyncio.sleep(0.35)
+    assert (await recommendation_cache.read("v", "ann")).history == ("item-1",)
+
+
+async def test_many_requests_of_an_outage_wait_together(
+    recommendation_cache: RecommendationCache, settings: Settings
+) -> None:
+    with frozen(settings.home):
+        begin = time.perf_counter()
+        await asyncio.gather(*(failing_read(recommendation_cache) for _ in range(40)))
+        assert time.perf_counter() - begin < 1
+
+
+async def test_connection_is_not_shared_with_late_answers(
+    recommendation_cache: RecommendationCache, settings: Settings, cache: Cache
+) -> None:
+    for user in ("ann", "bob"):
+        cache.put_history(user, [1] if user == "ann" else [2])
+    with frozen(settings.home):
+        await failing_read(recommendation_cache)
+    for _ in range(10):
+        assert (await recommendation_cache.read("v", "bob")).history == ("item-2",)
+
+
+async def test_refused_command_is_no_outage(
+    recommendation_cache: RecommendationCache, settings: Settings, cache: Cache
+) -> None:
+    cache.redis.set(cache.keys.history("ann"), "not a list")
+    for _ in range(5):
+        with pytest.raises(CacheUnavailable, match="ResponseError"):
+            await recommendation_cache.read("v", "ann")
+    assert (await recommendation_cache.read("v", "bob")).history == ()
+
+
+async def test_full_redis_still_reads(recommendation_cache: RecommendationCache, cache: Cache) -> None:
+    cache.put_history("ann", [1])
+    cache.redis.config_set("maxmemory", 1)
+    with pytest.raises(CacheUnavailable, match="OutOfMemory"):
+        await recommendation_cache.append_events([("ann", "item-2")])
+    assert (await recommendation_cache.read("v", "ann")).history == ("item-1",)
+
+
+async def test_write_back_takes_the_mark_unless_there_is_news(
+    recommendation_cache: RecommendationCache, cache: Cache
+) -> None:
+    codes = cache.bundle.item_codes.codes_NL[:3]
+    entry = CacheEntry(codes, cache.bundle.popularity[:3].astype("float16"), int(time.time()), "vllm")
+    await recommendation_cache.append_events([("ann", "item-1")])
+    await recommendation_cache.store("v", "ann", entry, ("item-1",))
+    assert not cache.is_dirty("ann")
+    assert 0 < cache.redis.ttl(cache.keys.entry("v", "ann")) <= 14 * 86400
+    await recommendation_cache.append_events([("ann", "item-2")])
+    await recommendation_cache.store("v", "ann", entry, ("item-1",))
+    assert cache.is_dirty("ann")
+
+
+async def test_messages_hold_no_user(recommendation_cache: RecommendationCache, cache: Cache) -> None:
+    cache.redis.set(cache.keys.history("a-private-id"), "not a list")
+    with pytest.raises(CacheUnavailable) as failed:
+        await recommendation_cache.read("v", "a-private-id")
+    assert "a-private-id" not in str(failed.value)

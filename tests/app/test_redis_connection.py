@@ -1,0 +1,106 @@
+"""Every form of address reaches a real server, and no message repeats a password."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from app.embedded_redis import ensure_running, server_binary
+from app.redis_connection import RedisUrlInvalid, connect
+from model_store.cache_schema import Keys
+
+pytestmark = pytest.mark.anyio
+
+BOUNDS = {"connect_timeout_s": 1.0, "timeout_s": 1.0, "max_connections": 4}
+
+
+@contextmanager
+def server(folder: Path, *arguments: str) -> Iterator[int]:
+    """A Redis process of its own on a free port."""
+    port = 65535
+    # A cluster's nodes talk on the port that is 10000 higher.
+    while port > 55535:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+    folder.mkdir(exist_ok=True)
+    command = [str(server_binary()), *arguments, "--port", str(port), "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            client.ping()
+            break
+        except redis.ConnectionError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+        client.close()
+
+
+async def assert_works(url: str) -> None:
+    """A pipeline as the service sends it: several keys, no transaction."""
+    client = connect(url, **BOUNDS)  # type: ignore[arg-type]
+    keys = Keys("t")
+    pipeline = client.pipeline(transaction=False)
+    for user in ("ann", "bob", "cleo"):
+        pipeline.rpush(keys.history(user), "item")
+        pipeline.lrange(keys.history(user), 0, -1)
+        pipeline.delete(keys.history(user))
+    assert await pipeline.execute() == [1, [b"item"], 1] * 3
+    await client.aclose()
+
+
+async def test_unix_socket(home: Path) -> None:
+    await assert_works(ensure_running(home))
+
+
+async def test_password_and_database(tmp_path: Path) -> None:
+    with server(tmp_path / "r") as port:
+        redis.Redis(port=port).config_set("requirepass", "swordfish")
+        await assert_works(f"redis://:swordfish@127.0.0.1:{port}/3")
+
+
+async def test_cluster(tmp_path: Path) -> None:
+    with server(tmp_path / "c", "--cluster-enabled", "yes") as port:
+        redis.Redis(port=port).execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        deadline = time.monotonic() + 10
+        while redis.Redis(port=port).cluster("info")["cluster_state"] != "ok":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        await assert_works(f"redis+cluster://127.0.0.1:{port}")
+
+
+async def test_sentinel(tmp_path: Path) -> None:
+    configuration = tmp_path / "sentinel.conf"
+    with server(tmp_path / "m") as master:
+        configuration.write_text(f"sentinel monitor shop 127.0.0.1 {master} 1\n")
+        with server(tmp_path / "s", str(configuration), "--sentinel") as sentinel:
+            await assert_works(f"redis+sentinel://127.0.0.1:{sentinel}/shop/0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "http://user:swordfish@host",
+        "redis://:swordfish@host:port",
+        "redis+sentinel://:swordfish@host:26379",
+        "redis+sentinel://:swordfish@host:26379/shop/first",
+    ],
+)
+async def test_addresses_that_make_no_sense(url: str) -> None:
+    with pytest.raises(RedisUrlInvalid, match="TESSERA_REDIS_URL") as refused:
+        connect(url, **BOUNDS)  # type: ignore[arg-type]
+    assert "swordfish" not in str(refused.value)
