@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import uvicorn
 
-from app.decoder_app import DecodeService, create_decoder_app
-from app.decoder_settings import DecoderSettings
+from app.decoder.server import DecodeService, create_decoder_app
+from app.decoder.settings import DecoderSettings
 
 READY_TIMEOUT_S = 60
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from app.circuit_breaker import CircuitBreaker
-from app.decoder_child import DecoderChild
-from app.decoder_settings import DecoderSettings
+from app.decoder.child import DecoderChild
+from app.decoder.settings import DecoderSettings
 from app.live_decoding import LiveDecoding, LiveDecodingUnavailable, LiveRequest
 from tests.tiny_bundle import build_tiny_bundle
 
@@ -120,8 +120,8 @@ async def test_starting_waits_for_nothing_and_stopping_ends_a_start_half_way(
 _PARENT = """
 import sys, time
 from pathlib import Path
-from app.decoder_child import DecoderChild
-from app.decoder_settings import DecoderSettings
+from app.decoder.child import DecoderChild
+from app.decoder.settings import DecoderSettings
 
 child = DecoderChild(DecoderSettings(store=Path(sys.argv[1]), engine="torch"), Path(sys.argv[2]))
 child.start()
@@ -149,7 +149,7 @@ async def test_it_ends_when_its_parent_is_killed(settings: DecoderSettings, tmp_
 async def test_a_second_decoder_on_the_same_socket_says_so(settings: DecoderSettings, tmp_path: Path) -> None:
     path = tmp_path / "decoder.sock"
     environment = {**os.environ, **settings.to_environment(), "TESSERA_DECODER_LISTEN": f"unix://{path}"}
-    command = [sys.executable, "-m", "app.decoder_process"]
+    command = [sys.executable, "-m", "app.decoder.process"]
     first = subprocess.Popen(command, env=environment)
     try:
         await until(path.is_socket, START_TIMEOUT_S)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.decode_wire import pack_mask
-from app.decoder_settings import DecoderSettings, decoder_settings
+from app.decoder.settings import DecoderSettings, decoder_settings
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder

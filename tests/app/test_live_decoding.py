@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from app.circuit_breaker import CircuitBreaker
-from app.decoder_settings import DecoderSettings
+from app.decoder.settings import DecoderSettings
 from app.live_decoding import LiveDecoding, LiveDecodingUnavailable, LiveRequest
 from model_store.bundle import Bundle
 from model_store.prefix_trie import EligibleItems

@@ -6,19 +6,22 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from app.decoder.settings import DecoderSettings
 from app.settings import Settings
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `TESSERA_([A-Z_]+)` \| ([^|]*) \|", OPERATIONS.read_text(), re.MULTILINE))
+@pytest.mark.parametrize("settings", [Settings, DecoderSettings])
+def test_every_setting_is_documented_with_its_default(settings: type[Settings] | type[DecoderSettings]) -> None:
+    rows = dict(re.findall(r"^\| `(TESSERA_[A-Z_]+)` \| ([^|]*) \|", OPERATIONS.read_text(), re.MULTILINE))
+    prefix = settings.model_config["env_prefix"]
     defaults = {
-        name.upper(): "unset" if field.default is None else f"`{field.default}`"
-        for name, field in Settings.model_fields.items()
+        str(field.validation_alias or prefix + name.upper()): "unset" if field.default is None else f"`{field.default}`"
+        for name, field in settings.model_fields.items()
     }
     assert {name: rows.get(name, "missing").strip() for name in defaults} == defaults
-    assert all(field.description for field in Settings.model_fields.values())
+    assert all(field.description for field in settings.model_fields.values())
 
 
 def test_environment_gives_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.decoder_process import UNTIL_STDIN_CLOSES
-from app.decoder_settings import UNIX_SCHEME, DecoderSettings
+from app.decoder.process import UNTIL_STDIN_CLOSES
+from app.decoder.settings import UNIX_SCHEME, DecoderSettings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE
 
@@ -116,7 +116,7 @@ class DecoderChild:
         # The API's workers add their metrics up there; the decoder has its own.
         environment.pop(MULTIPROCESS_VARIABLE, None)
         return subprocess.Popen(
-            [sys.executable, "-m", "app.decoder_process", UNTIL_STDIN_CLOSES],
+            [sys.executable, "-m", "app.decoder.process", UNTIL_STDIN_CLOSES],
             stdin=subprocess.PIPE,
             # The engine's libraries print; our own standard output belongs to the command.
             stdout=_STDERR,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from app.decoder_metrics import DecoderMetrics
+from app.decoder.metrics import DecoderMetrics
 from model_store.decoders.protocol import Decoded, DecodeRequest
 
 Model = TypeVar("Model")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decode_wire import unpack_mask
-from app.decoder_metrics import DecoderMetrics
-from app.decoder_settings import DecoderSettings
+from app.decoder.metrics import DecoderMetrics
+from app.decoder.settings import DecoderSettings
 from app.structured_logging import FIELDS
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.protocol import Decoder, DecodeRequest

@@ -1,6 +1,6 @@
 """The decoder process: the language model behind live answers.
 
-tessera decoder      or      python -m app.decoder_process [--until-stdin-closes]
+tessera decoder      or      python -m app.decoder.process [--until-stdin-closes]
 """
 
 import os
@@ -15,9 +15,9 @@ from pathlib import Path
 import uvicorn
 
 from app import structured_logging
-from app.decoder_app import create_decoder_app
-from app.decoder_settings import DecoderSettings, decoder_settings
-from app.loaded_models import choose_engine
+from app.decoder.loaded_models import choose_engine
+from app.decoder.server import create_decoder_app
+from app.decoder.settings import DecoderSettings, decoder_settings
 from model_store.errors import TesseraError
 
 UNTIL_STDIN_CLOSES = "--until-stdin-closes"

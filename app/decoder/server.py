@@ -21,13 +21,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
 from app import problems
-from app.decode_queue import DecodeQueue, QueueFull
 from app.decode_wire import DecodeBody, DecodeReply
-from app.decoder_metrics import DecoderMetrics
-from app.decoder_problems import DeadlinePassed, DecodeFailed, DecodeQueueFull, EngineGone, VersionNotLoaded
-from app.decoder_settings import DecoderSettings
+from app.decoder.loaded_models import Engine, LoadedModel, LoadedModels, VersionUnusable
+from app.decoder.metrics import DecoderMetrics
+from app.decoder.problems import DeadlinePassed, DecodeFailed, DecodeQueueFull, EngineGone, VersionNotLoaded
+from app.decoder.queue import DecodeQueue, QueueFull
+from app.decoder.settings import DecoderSettings
 from app.json_response import Json
-from app.loaded_models import Engine, LoadedModel, LoadedModels, VersionUnusable
 from app.problems import BodyTooLarge, Problem
 from model_store.bundle import ModelStore
 from model_store.decoders.protocol import Decoded, DecodeRequest
