@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.protocol import DecodeRequest
@@ -44,7 +43,7 @@ Teacher = Callable[[Tensor], Tensor]
 class TrainingConfig:
     """Settings of the language model's training."""
 
-    epochs: int = 24
+    epochs: int = 28
     items_per_batch: int = 256
     """Items of a batch, padding included; an item is L tokens."""
     learning_rate: float = 3e-3
@@ -52,9 +51,6 @@ class TrainingConfig:
     warmup_share: float = 0.03
     """Share of all steps over which the learning rate rises."""
     clip_norm: float = 1.0
-    averaging: float = 0.99
-    """Decay per step of the running mean of the weights; the mean is what is validated and published. 0 switches it
-    off, and saves a copy of the weights in memory."""
     distillation: float = 0.25
     """Share of the loss that follows the collaborative encoder's item probabilities; 0 switches it off."""
     item_dropout: float = 0.2
@@ -106,7 +102,6 @@ class LanguageModelTrainer:
         self._code_tokens, self._prompts, self._trie = code_tokens, prompts, trie
         self._folder, self._seed = folder, seed
         self._device = next(model.parameters()).device
-        self._mean = _running_mean(model, config.averaging)
         code_ids = torch.as_tensor(code_tokens.ids_LC, dtype=torch.int64, device=self._device)
         self._loss = TrieLoss(trie, code_ids, self._device)
         self._item_tokens_NL = torch.as_tensor(prompts.item_tokens_NL, dtype=torch.int64, device=self._device)
@@ -135,15 +130,13 @@ class LanguageModelTrainer:
                 state.curve.append(record)
                 self._checkpoint(state, optimizer)
                 advance(1, f"loss {loss:.3f}, best validation NDCG@10 {max(state.best_ndcg, 0):.4f}")
-        best = load_file(self._folder / "best.safetensors")
-        for model in (self._model, self._published):
-            model.load_state_dict(best, strict=False)
-            model.eval()
+        self._model.load_state_dict(load_file(self._folder / "best.safetensors"), strict=False)
+        self._model.eval()
         return {"best_epoch": state.best_epoch, "epochs": state.epoch, "curve": state.curve}
 
     def validate(self, cases: EvaluationCases) -> dict[str, float]:
         """Metrics of constrained decoding, seen items excluded, over a fixed sample of the cases."""
-        decoder = TorchDecoder(self._published, self._code_tokens, self._prompts, self._trie)
+        decoder = TorchDecoder(self._model, self._code_tokens, self._prompts, self._trie)
         chosen = np.random.default_rng(self._seed).permutation(len(cases.targets))[: self._config.validation_users]
         requests = []
         for row in chosen:
@@ -153,11 +146,6 @@ class LanguageModelTrainer:
             )
         lists = [[decoded.item for decoded in answer] for answer in decoder.decode(requests)]
         return ranking_metrics(ranks_in_lists(lists, cases.targets[chosen]))
-
-    @property
-    def _published(self) -> Any:
-        """The model that is validated and kept: the running mean, where there is one."""
-        return self._model if self._mean is None else self._mean.module
 
     def _epoch(
         self, pieces: list[NDArray[np.int32]], optimizer: torch.optim.Optimizer, state: _State, total_steps: int
@@ -177,8 +165,6 @@ class LanguageModelTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            if self._mean is not None:
-                self._mean.update_parameters(self._model)
             state.step += 1
             losses.append(loss.item())
             counts.append(int((batch != PADDING).sum()))
@@ -219,17 +205,13 @@ class LanguageModelTrainer:
     def _keep_if_best(self, state: _State, ndcg: float) -> None:
         if ndcg > state.best_ndcg:
             state.best_ndcg, state.best_epoch, state.stale = ndcg, state.epoch, 0
-            _write_whole(
-                self._folder / "best.safetensors", lambda path: save_file(_unique_weights(self._published), path)
-            )
+            _write_whole(self._folder / "best.safetensors", lambda path: save_file(_unique_weights(self._model), path))
         else:
             state.stale += 1
 
     def _checkpoint(self, state: _State, optimizer: torch.optim.Optimizer) -> None:
         content = {
             "model": _unique_weights(self._model),
-            "mean": _unique_weights(self._published),
-            "averaged": self._mean.n_averaged if self._mean is not None else torch.tensor(0),
             "optimizer": optimizer.state_dict(),
             "state": json.dumps(vars(state)),
         }
@@ -242,17 +224,8 @@ class LanguageModelTrainer:
             return _State()
         content = torch.load(path, weights_only=True, map_location=self._device)
         self._model.load_state_dict(content["model"], strict=False)
-        self._published.load_state_dict(content["mean"], strict=False)
-        if self._mean is not None:
-            self._mean.n_averaged.copy_(content["averaged"])
         optimizer.load_state_dict(content["optimizer"])
         return _State(**json.loads(content["state"]))
-
-
-def _running_mean(model: Any, decay: float) -> AveragedModel | None:
-    if decay == 0:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
 
 def _unique_weights(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,109 @@
+"""Models to train: built from a config, or a checkpoint that somebody else wrote."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from model_store.catalog import Catalog
+from model_store.errors import TesseraError
+from model_store.item_codes import code_token_names
+from model_store.prompts import HISTORY_TOKEN
+from offline.language_model import LanguageModelConfig, build_language_model
+
+ITEMS = 40
+
+
+@pytest.fixture
+def catalog():
+    return Catalog(
+        item_ids=tuple(f"i{n}" for n in range(ITEMS)),
+        titles=tuple(f"Blue kettle number {n}" for n in range(ITEMS)),
+        texts=("Boils water.",) * ITEMS,
+        categories=(("Kitchen",),) * ITEMS,
+        prices=np.full(ITEMS, np.nan, np.float32),
+        attributes=({},) * ITEMS,
+        available=np.ones(ITEMS, bool),
+    )
+
+
+@pytest.fixture
+def codebooks():
+    codebooks = np.zeros((4, 256, 16), dtype=np.float32)
+    codebooks[:, :8] = np.random.default_rng(0).normal(size=(4, 8, 16)) * np.array([1, 0.5, 0.2, 0.1])[:, None, None]
+    codebooks[0, 1] = codebooks[0, 0] * 1.01
+    return codebooks
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    """A foreign checkpoint: another architecture, untied embeddings, a tokenizer without code tokens."""
+    words = ["<unk>", "blue", "kettle", "water"]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(tmp_path)
+    config = Qwen3Config(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=32,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def build(catalog, codebooks, llm, **settings):
+    config = LanguageModelConfig(llm=llm, text_vocabulary=300, **settings)
+    return build_language_model(catalog, codebooks, config, max_positions=64, seed=0)
+
+
+def test_a_foreign_checkpoint_gets_the_tokens_it_needs_and_keeps_its_own(catalog, codebooks, checkpoint):
+    before = AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.detach().clone()
+    model, tokenizer = build(catalog, codebooks, checkpoint)
+    vocabulary = tokenizer.get_vocab()
+    assert {HISTORY_TOKEN, *code_token_names(4)} <= set(vocabulary)
+    assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
+    torch.testing.assert_close(model.get_input_embeddings().weight[: len(before)].detach(), before)
+
+
+@pytest.mark.parametrize("llm", ["scratch:tiny", "checkpoint"])
+def test_code_tokens_start_where_their_centroids_are(catalog, codebooks, checkpoint, llm):
+    model, tokenizer = build(catalog, codebooks, checkpoint if llm == "checkpoint" else llm)
+    rows = torch.tensor(tokenizer.convert_tokens_to_ids([f"<u_{n}>" for n in range(8)]))
+    for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+        vectors = torch.nn.functional.normalize(table[rows].detach(), dim=-1)
+        similarity = vectors @ vectors.T
+        assert similarity[0, 1] > 0.9
+        assert similarity[0, 2:].abs().max() < 0.9
+
+
+def test_random_start_is_selectable(catalog, codebooks):
+    model, tokenizer = build(catalog, codebooks, "scratch:tiny", token_start="random")
+    rows = torch.tensor(tokenizer.convert_tokens_to_ids(["<u_0>", "<u_1>"]))
+    vectors = torch.nn.functional.normalize(model.get_input_embeddings().weight[rows].detach(), dim=-1)
+    assert (vectors[0] @ vectors[1]).abs() < 0.7
+
+
+def test_every_code_token_is_one_token_of_the_tokenizer(catalog, codebooks):
+    _, tokenizer = build(catalog, codebooks, "scratch:tiny")
+    assert len(tokenizer("<u_17><v_203><x_5><y_91>").input_ids) == 4
+    assert tokenizer.decode(tokenizer("Blue kettle").input_ids) == "Blue kettle"
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_named(catalog, codebooks, tmp_path):
+    with pytest.raises(TesseraError, match=r"language_model\.llm .*nothing-here"):
+        build(catalog, codebooks, str(tmp_path / "nothing-here"))
+
+
+def test_a_checkpoint_that_reads_too_little_is_refused(catalog, codebooks, checkpoint):
+    config = LanguageModelConfig(llm=checkpoint)
+    with pytest.raises(TesseraError, match="reads 64 tokens, histories take 200; lower max_history"):
+        build_language_model(catalog, codebooks, config, max_positions=200, seed=0)
