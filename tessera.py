@@ -6,9 +6,6 @@ Exit codes: 0 done, 1 could not (one line says what, where and what to do), 2 us
 
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -47,7 +44,6 @@ Columns = Annotated[
 
 
 _EMBEDDED = "embedded"
-_DEMO_START_S = 120.0
 
 
 def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -249,8 +245,8 @@ def serve(
     ] = None,
 ) -> None:
     """Answer recommendations over HTTP."""
-    from app.decoder_child import DecoderChild
-    from app.decoder_settings import decoder_settings
+    from app.decoder.child import DecoderChild
+    from app.decoder.settings import decoder_settings
     from app.main import serve as run_server
 
     settings = _settings()
@@ -271,8 +267,8 @@ def decoder(
 ) -> None:
     """Run the decoder process: the language model behind live answers."""
     _quiet_libraries()
-    from app.decoder_process import run_decoder
-    from app.decoder_settings import decoder_settings
+    from app.decoder.process import run_decoder
+    from app.decoder.settings import decoder_settings
 
     chosen = {"listen": address, "engine": engine}
     run_decoder(decoder_settings(**{name: value for name, value in chosen.items() if value is not None}))
@@ -280,15 +276,12 @@ def decoder(
 
 @models.command("list")
 @_reports_errors
-def models_list(as_json: AsJson = False) -> None:
+def models_list() -> None:
     """Versions in the store, oldest first; the active one is marked."""
     from model_store.bundle import ModelStore
 
     store = ModelStore(_settings().store)
     active = store.active()
-    if as_json:
-        typer.echo(json.dumps({"active": active, "versions": store.versions()}))
-        return
     for version in store.versions():
         typer.echo(f"{'*' if version == active else ' '} {version}")
 
@@ -375,83 +368,9 @@ def demo(
     ] = True,
 ) -> None:
     """A generated catalogue, end to end: train, publish, refresh, serve; prints addresses to try."""
-    from offline.generate_catalogue import generate
+    from app.demo import run_demo
 
-    settings = _settings()
-    home = (settings.home / "demo").absolute()
-    data = home / "data"
-    generate(data, users=users, items=items, seed=0)
-    # A home, a store and a namespace of its own: a demo must not touch what is served for real.
-    environment = (
-        os.environ
-        | settings.model_copy(
-            update={"home": home, "store": home / "store", "namespace": "tessera-demo"}
-        ).to_environment()
-    )
-
-    def run(*arguments: str) -> str:
-        typer.echo(f"$ tessera {' '.join(arguments)}", err=True)
-        command = [sys.executable, "-m", "tessera", *arguments]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise TesseraError(f"demo: `tessera {arguments[0]}` failed, see above")
-        typer.echo(done.stdout, nl=False)
-        return done.stdout.strip().splitlines()[-1]
-
-    version = run("train", "--data", str(data), "--recipe", "demo")
-    run("refresh", "--data", str(data), "--version", version)
-    command = [sys.executable, "-m", "tessera", "serve", "--port", str(port)]
-    typer.echo(f"$ tessera serve --port {port}", err=True)
-    with subprocess.Popen(command, env=environment) as server:
-        try:
-            _tour(f"http://127.0.0.1:{port}", data, server)
-            if keep_serving:
-                typer.echo("Serving; Ctrl-C stops it.")
-                server.wait()
-        finally:
-            server.terminate()
-
-
-def _tour(address: str, data: Path, server: "subprocess.Popen[bytes]") -> None:
-    """Ask the running service for a cached and a live answer, and show where to go on."""
-    import httpx
-
-    dataset = _read(data, None)
-    user, item = dataset.user_ids[0], dataset.catalog.item_ids[0]
-    with httpx.Client(base_url=address, timeout=10.0) as client:
-        deadline = time.monotonic() + _DEMO_START_S
-        while not _is_ready(client, "decoder"):
-            if server.poll() is not None:
-                raise TesseraError(f"demo: the service ended with code {server.returncode}, see above")
-            if time.monotonic() > deadline:
-                raise TesseraError(
-                    f"demo: the decoder was not ready within {_DEMO_START_S:.0f} s; see {address}/health/ready"
-                )
-            time.sleep(0.25)
-        for title, path in (
-            ("from the cache", f"/recommend/{user}?n=3"),
-            ("live", f"/recommend/{user}?n=3&fresh=true"),
-        ):
-            started = time.perf_counter()
-            answer = client.get(path).json()
-            took_ms = (time.perf_counter() - started) * 1000
-            typer.echo(f"\n{title}: {address}{path}  (source {answer['source']}, {took_ms:.1f} ms)")
-            for row in answer["items"]:
-                index = dataset.catalog.index_of(row["item_id"])
-                typer.echo(f"  {row['rank']}. {dataset.catalog.titles[index]:55} {row['code']}  {row['score']:.2f}")
-    typer.echo("\nTry:")
-    for path in (f"/recommend/{user}", f"/recommend/{user}?fresh=true", f"/similar/{item}", "/docs"):
-        typer.echo(f"  {address}{path}")
-
-
-def _is_ready(client: Any, dependency: str) -> bool:
-    import httpx
-
-    try:
-        body = client.get("/health/ready").json()
-    except httpx.HTTPError:
-        return False
-    return bool(body["dependencies"].get(dependency, {}).get("ok"))
+    run_demo(_settings(), users=users, items=items, port=port, keep_serving=keep_serving)
 
 
 def _user_ids(path: Path) -> list[str]:

@@ -51,13 +51,13 @@ class TrainingConfig:
     warmup_share: float = 0.03
     """Share of all steps over which the learning rate rises."""
     clip_norm: float = 1.0
-    distillation: float = 0.25
+    distillation: float = 0.5
     """Share of the loss that follows the collaborative encoder's item probabilities; 0 switches it off."""
     item_dropout: float = 0.2
     """Share of a history's items left out at random in each epoch."""
     validate_every: int = 4
     """Epochs between validations."""
-    patience: int = 2
+    patience: int = 3
     """Validations without a better NDCG@10 after which training stops."""
     validation_users: int = 5000
     validation_beam: int = 20
