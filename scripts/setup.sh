@@ -18,7 +18,7 @@ torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' requirements.lock)
 
 if [ "$VLLM" = vllm ]; then
     # The CUDA build of torch is what PyPI carries; the lock pins the CPU build of vLLM, so it does not apply here.
-    UV_TORCH_BACKEND=${UV_TORCH_BACKEND:-auto} "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" \
+    UV_TORCH_BACKEND=${UV_TORCH_BACKEND:-auto} "$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" \
         --editable '.[model,vllm,dev]'
     exit 0
 fi
@@ -29,5 +29,5 @@ if UV_FIND_LINKS=$find_links "$VENV/bin/uv" pip install --quiet --dry-run --no-d
 else
     export UV_TORCH_BACKEND="${UV_TORCH_BACKEND:-cpu}"
 fi
-"$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" --constraint requirements.lock \
+"$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" --constraint requirements.lock \
     --editable ".[model,$VLLM,dev]"
