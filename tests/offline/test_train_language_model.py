@@ -16,7 +16,7 @@ from offline.interactions import read_dataset
 from offline.language_model import LanguageModelConfig, build_language_model
 from offline.leave_one_out import leave_one_out
 from offline.residual_kmeans import CodesConfig, quantize
-from offline.train_language_model import LanguageModelTrainer, TrainingConfig
+from offline.train_language_model import LanguageModelTrainer, TrainingConfig, _drop_items
 from offline.training_batches import PADDING, windows
 
 CONFIG = TrainingConfig(epochs=4, validate_every=2, patience=5, validation_users=50, items_per_batch=256)
@@ -88,12 +88,19 @@ def test_every_batch_row_is_a_piece_of_a_training_history(dataset, tmp_path, mon
     """So nothing of a user's last two items can be in it: the training split does not hold them."""
     split = leave_one_out(dataset)
     rows = []
-    trainer, _ = make_trainer(dataset, tmp_path, TrainingConfig(epochs=1, validation_users=5))
+    trainer, _ = make_trainer(dataset, tmp_path, TrainingConfig(epochs=1, validation_users=5, item_dropout=0.0))
     batch_loss = trainer._batch_loss
     monkeypatch.setattr(trainer, "_batch_loss", lambda items: rows.extend(items.tolist()) or batch_loss(items))
     trainer.train(split.train, split.evaluation_cases("valid"))
     trained = sorted(tuple(item for item in row if item != PADDING) for row in rows)
     assert trained == sorted(tuple(piece.tolist()) for piece in windows(split.train, 20))
+
+
+def test_items_are_left_out_at_random_and_never_reordered():
+    pieces = [np.arange(40, dtype=np.int32)] * 50
+    shorter = _drop_items(pieces, 0.25, np.random.default_rng(0))
+    assert all((np.diff(piece) > 0).all() for piece in shorter)
+    assert np.mean([len(piece) for piece in shorter]) == pytest.approx(30, abs=1)
 
 
 def test_distillation_pulls_the_model_towards_the_teacher(dataset, tmp_path):
