@@ -82,8 +82,8 @@ def _read(folder: Path, columns: list[str] | None) -> "Dataset":
     from offline.column_names import ColumnNames
     from offline.interactions import read_dataset
 
-    names = dict(column.partition("=")[::2] for column in columns or [])
     known = {field.name for field in dataclasses.fields(ColumnNames)}
+    names = dict(column.partition("=")[::2] for column in columns or [])
     for name, value in names.items():
         if name not in known or not value:
             raise TesseraError(
@@ -198,7 +198,14 @@ def refresh(
     from model_store.cache_schema import Keys
     from model_store.decoders.torch_decoder import TorchDecoder
     from offline.redis_connection import connect
-    from offline.refresh_cache import CacheRefresh, RefreshConfig, import_histories, stale_users, users_with_history
+    from offline.refresh_cache import (
+        CacheRefresh,
+        RefreshConfig,
+        import_histories,
+        read_user_ids,
+        stale_users,
+        users_with_history,
+    )
 
     settings = _settings()
     bundle = _open(settings, version)
@@ -213,7 +220,7 @@ def refresh(
     redis = connect(_redis_url(settings))
     chosen = import_histories(redis, keys, _read(data, columns), config) if data else users_with_history(redis, keys)
     if users is not None:
-        chosen = _user_ids(users)
+        chosen = read_user_ids(users)
     if stale:
         chosen = stale_users(redis, keys, bundle.version, chosen)
     elif not chosen:
@@ -371,17 +378,6 @@ def demo(
     from app.demo import run_demo
 
     run_demo(_settings(), users=users, items=items, port=port, keep_serving=keep_serving)
-
-
-def _user_ids(path: Path) -> list[str]:
-    try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TesseraError(f"--users {path}: {error}") from None
-    found = list(dict.fromkeys(user for user in ids if user))
-    if not found:
-        raise TesseraError(f"--users {path}: no user id in it; expected one a line")
-    return found
 
 
 def _quiet_libraries() -> None:

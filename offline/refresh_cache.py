@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,22 @@ def stale_users(redis: Any, keys: Keys, version: str, users: Sequence[str]) -> l
             pipeline.exists(keys.entry(version, user))
         stale.update(user for user, exists in zip(chunk, pipeline.execute(), strict=True) if not exists)
     return [user for user in users if user in stale]
+
+
+def read_user_ids(path: Path) -> list[str]:
+    """User ids of a file, one a line, each once.
+
+    Raises:
+        TesseraError: the file cannot be read as text, or holds none.
+    """
+    try:
+        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TesseraError(f"--users {path}: {error}") from None
+    found = list(dict.fromkeys(user for user in ids if user))
+    if not found:
+        raise TesseraError(f"--users {path}: no user id in it; expected one a line")
+    return found
 
 
 class CacheRefresh:

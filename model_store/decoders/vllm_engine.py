@@ -62,6 +62,10 @@ class VLLMEngine:
                 "(or 'tessera[vllm]' on CUDA), or decode with the torch engine"
             ) from error
         self.on_cpu: bool = current_platform.is_cpu()
+        if self.on_cpu:
+            # Its processes inherit this. Even an eager engine would otherwise have g++ compile a few kernels at every
+            # start, and a machine without a compiler could not start one at all.
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         self._ids_at_once: int = MAX_LOGPROB_TOKEN_IDS
         self._request_numbers = itertools.count()
         self._in_flight = asyncio.Semaphore(2 * max_sequences)

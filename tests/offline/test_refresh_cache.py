@@ -11,7 +11,14 @@ from model_store.errors import TesseraError
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
 from offline.redis_connection import connect
-from offline.refresh_cache import CacheRefresh, RefreshConfig, import_histories, stale_users, users_with_history
+from offline.refresh_cache import (
+    CacheRefresh,
+    RefreshConfig,
+    import_histories,
+    read_user_ids,
+    stale_users,
+    users_with_history,
+)
 from tests.tiny_bundle import build_tiny_bundle
 
 KEYS = Keys("test")
@@ -183,3 +190,12 @@ def test_scores_survive_as_half_floats(bundle, decoder):
     job = CacheRefresh(redis_library.Redis(), KEYS, bundle, decoder, CONFIG)
     entry = job._entry([Decoded(0, -1.25), Decoded(1, -20.5)], 7)
     assert CacheEntry.unpack(entry.pack()).scores.tolist() == [-1.25, -20.5]
+
+
+def test_a_file_of_users_gives_each_once_and_an_empty_one_is_an_error(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("b\n a \n\nb\n")
+    assert read_user_ids(path) == ["b", "a"]
+    path.write_text("\n")
+    with pytest.raises(TesseraError, match="no user id"):
+        read_user_ids(path)
