@@ -163,6 +163,22 @@ def test_refresh_reports_what_it_did(refreshed, version):
     assert (refreshed["version"], refreshed["users"], refreshed["k"]) == (version, USERS, 20)
 
 
+def test_versions_can_be_shown_verified_and_activated_by_command(shop, refreshed, version):
+    assert json.loads(shop.done("models", "show"))["version"] == version
+    assert "all as published" in shop.done("models", "verify")
+    assert shop.done("models", "activate", version).strip() == version
+    assert shop.redis().get(Keys().active).decode() == version
+
+
+def test_a_refresh_of_some_users_writes_theirs_and_switches_nothing(shop, refreshed, version, tmp_path):
+    users = shop.dataset.user_ids[:3]
+    (tmp_path / "users").write_text("\n".join(users))
+    shop.redis().delete(*(Keys().entry(version, user) for user in users))
+    result = json.loads(shop.done("refresh", "--users", str(tmp_path / "users"), "--json"))
+    assert result["users"] == 3
+    assert json.loads(shop.done("refresh", "--stale", "--json"))["users"] == 0
+
+
 def test_every_user_is_answered_from_the_cache(shop, server):
     for user in shop.dataset.user_ids:
         answer = server.recommend(user)
@@ -217,6 +233,24 @@ def test_without_a_decoder_neighbors_answer_and_without_redis_popular_items_do(s
         answer = server.recommend(known)
         assert (answer["source"], answer["degraded"], len(answer["items"])) == ("popular", True, 10)
     assert server.client.get("/health/live").status_code == 200
+
+
+def test_a_training_that_is_killed_goes_on_where_it_was(tmp_path):
+    shop = Shop(tmp_path)
+    sets = [argument for setting in QUICK for argument in ("--set", setting)]
+    command = ["train", "--data", str(shop.data), "--recipe", "demo", *sets, "--set", "training.epochs=30"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tessera", *command], env=shop.environment, stdout=subprocess.DEVNULL
+    ) as process:
+        until(lambda: list(shop.home.glob("runs/*/language_model/last.pt")), 120, Path(os.devnull))
+        process.kill()
+    assert not ModelStore(shop.store).versions()
+    result = shop.tessera(*command)
+    assert result.returncode == 0, result.stderr
+    assert "collaborative encoder" not in result.stderr
+    assert "text vectors" not in result.stderr
+    assert ModelStore(shop.store).versions() == [result.stdout.strip()]
+    assert not list(shop.home.glob("runs/*"))
 
 
 @pytest.mark.parametrize(

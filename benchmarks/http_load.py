@@ -1,0 +1,130 @@
+"""A small HTTP/1.1 load generator in a process of its own: raw sockets, one request in flight per connection.
+
+    python -m benchmarks.http_load PORT CONNECTIONS SECONDS USERS MARKER
+
+Asks for `/recommend/user-0` to `/recommend/user-{USERS-1}` in turn over keep-alive connections and prints one JSON
+object: requests answered, how many of the answers lacked MARKER, latencies in microseconds (p50, p95, p99), seconds,
+and the share of one core it used itself. An answer that is no 200 ends it with an error.
+
+Plain sockets and a selector, because an HTTP library in Python costs more than the server it would measure. A closed
+loop: with C connections the server always has at most C requests to work on. Connections stay open, and what is sent
+while they are being opened is not counted: the first quarter of a second.
+"""
+
+import json
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from array import array
+from dataclasses import dataclass
+
+from benchmarks.server_process import ROOT
+
+_RECEIVE_BYTES = 1 << 16
+_OPENING_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of the generator saw.
+
+    Attributes:
+        requests: answers received.
+    unexpected: those among them without the marker: a wrong answer must not pass for a fast one.
+        seconds: from the first counted request to the last answer.
+        p50_us, p95_us, p99_us: time from sending a request to having its whole answer.
+        busy: share of one core the generator used; near 1, it and not the server is measured.
+    """
+
+    requests: int
+    unexpected: int
+    seconds: float
+    p50_us: float
+    p95_us: float
+    p99_us: float
+    busy: float
+
+    @property
+    def per_second(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
+
+
+def load(port: int, *, connections: int, seconds: float, users: int, marker: str) -> Load:
+    """Run the generator in its own process."""
+    arguments = (str(port), str(connections), str(seconds), str(users), marker)
+    command = [sys.executable, "-m", "benchmarks.http_load", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the load generator failed: {done.stderr.strip()}")
+    return Load(**json.loads(done.stdout))
+
+
+def _generate(port: int, connections: int, duration_s: float, users: int, marker: bytes) -> Load:
+    requests = [f"GET /recommend/user-{user} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() for user in range(users)]
+    clock = time.perf_counter_ns
+    took_ns = array("q")
+    sent = unexpected = 0
+    with selectors.DefaultSelector() as selector:
+        pending: dict[socket.socket, int] = {}
+        for _ in range(connections):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(connection, selectors.EVENT_READ)
+            pending[connection] = clock()
+            connection.sendall(requests[sent % users])
+            sent += 1
+        begin, busy_begin = clock() + int(_OPENING_S * 1e9), 0.0
+        end = begin + int(duration_s * 1e9)
+        while pending:
+            for key, _ in selector.select():
+                connection = key.fileobj
+                expected = _receive(connection, marker)
+                now = clock()
+                if pending[connection] >= begin:
+                    # From here on, this process's own time counts too.
+                    busy_begin = busy_begin or time.process_time()
+                    took_ns.append(now - pending[connection])
+                    unexpected += not expected
+                if now >= end:
+                    del pending[connection]
+                    selector.unregister(connection)
+                    connection.close()
+                    continue
+                pending[connection] = clock()
+                connection.sendall(requests[sent % users])
+                sent += 1
+        seconds = (clock() - begin) / 1e9
+        busy = (time.process_time() - busy_begin) / seconds
+    ordered = sorted(took_ns)
+    p50, p95, p99 = (ordered[min(int(share * len(ordered)), len(ordered) - 1)] / 1000 for share in (0.5, 0.95, 0.99))
+    return Load(len(ordered), unexpected, seconds, p50, p95, p99, busy)
+
+
+def _receive(connection: socket.socket, marker: bytes) -> bool:
+    """Read one whole answer; tells whether the marker is in it."""
+    answer = connection.recv(_RECEIVE_BYTES)
+    while (head := answer.find(b"\r\n\r\n")) < 0:
+        answer += _more(connection)
+    at = answer.index(b"content-length: ") + 16
+    whole = head + 4 + int(answer[at : answer.index(b"\r", at)])
+    while len(answer) < whole:
+        answer += _more(connection)
+    if not answer.startswith(b"HTTP/1.1 200"):
+        raise SystemExit(f"not a 200: {answer[:600]!r}")
+    return marker in answer
+
+
+def _more(connection: socket.socket) -> bytes:
+    part = connection.recv(_RECEIVE_BYTES)
+    if not part:
+        raise SystemExit("the server closed a connection")
+    return part
+
+
+if __name__ == "__main__":
+    port, connections, duration, users, marker = sys.argv[1:]
+    found = _generate(int(port), int(connections), float(duration), int(users), marker.encode())
+    print(json.dumps({name: getattr(found, name) for name in Load.__slots__}))
