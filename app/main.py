@@ -1,6 +1,7 @@
 """The API process: `create_app` wires it, `serve` runs it with one worker or several."""
 
 import asyncio
+import gc
 import logging
 import os
 import tempfile
@@ -113,6 +114,10 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
             tasks.append(task)
+        # The catalogue is millions of small objects that live as long as the process; walking them at every full
+        # collection would stop requests for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
         yield Services(settings, keys, store, telemetry, cache, live, active, recommender)
         await recommender.settle()
     finally:

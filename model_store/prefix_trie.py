@@ -40,10 +40,12 @@ class PrefixTrie:
     @classmethod
     def build(cls, codes: ItemCodes) -> "PrefixTrie":
         """Build the trie of every code; O(N log N) time, no Python loop over items."""
-        packed = codes.packed
-        order = np.argsort(packed, kind="stable").astype(np.int32)
-        ordered = packed[order]
-        count, levels = len(ordered), codes.levels
+        count, levels = len(codes), codes.levels
+        # Code and item in one number: sorting values is several times faster than an argsort, and gives both.
+        keyed = (codes.packed.astype(np.uint64) << np.uint64(32)) | np.arange(count, dtype=np.uint64)
+        keyed.sort()
+        order = (keyed & np.uint64(0xFFFFFFFF)).astype(np.int32)
+        ordered = (keyed >> np.uint64(32)).astype(np.uint32)
 
         begins = [np.zeros(1, dtype=np.int32)]
         tokens = [np.zeros(1, dtype=np.uint8)]

@@ -112,7 +112,9 @@ class DecoderChild:
             pause_s = min(pause_s * 2, self._longest_pause_s)
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **self._settings.to_environment()}
+        # OpenMP threads that spin while they wait starve each other as soon as an API worker needs a core: a decode of
+        # 50 ms then takes seconds. What an operator set stays.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **self._settings.to_environment()}
         # The API's workers add their metrics up there; the decoder has its own.
         environment.pop(MULTIPROCESS_VARIABLE, None)
         return subprocess.Popen(
