@@ -14,7 +14,6 @@ An entry is one user's decoded list:
 """
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,8 +109,3 @@ class CacheEntry:
             decoded_at=decoded_at,
             generator=GENERATORS[generator],
         )
-
-
-def entry_of(codes_KL: NDArray[np.uint8], scores: Sequence[float], decoded_at: int, generator: str) -> CacheEntry:
-    """Make an entry from what a decoder returned."""
-    return CacheEntry(codes_KL, np.asarray(scores, dtype=np.float16), decoded_at, generator)

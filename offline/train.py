@@ -142,6 +142,7 @@ def _train_stages(run: Run, split: Split) -> TrainedModel:
         seed,
     )
     training = trainer.train(split.train, validation)
+    best = next(record for record in training["curve"] if record["epoch"] == training["best_epoch"])
     return TrainedModel(
         popularity=counts.astype(np.float32),
         collaborative=sasrec,
@@ -154,7 +155,7 @@ def _train_stages(run: Run, split: Split) -> TrainedModel:
             "collaborative_validation": sasrec_metrics,
             "codes": quantization.report,
             "language_model": training,
-            "language_model_validation": trainer.validate(validation),
+            "language_model_validation": {name: value for name, value in best.items() if "@" in name},
             "parameters": sum(p.numel() for p in model.parameters()),
         },
     )

@@ -15,7 +15,7 @@ from app.dependencies import Services
 from app.main import create_app
 from app.settings import Settings
 from model_store.bundle import Bundle
-from model_store.cache_schema import Keys, entry_of
+from model_store.cache_schema import CacheEntry, Keys
 from tests.app.light_bundle import publish_light_bundle
 
 
@@ -92,7 +92,8 @@ class Cache:
 
     def put_entry(self, user_id: str, items: Sequence[int], *, age_s: float = 0, version: str | None = None) -> None:
         codes = self.bundle.item_codes.codes_NL[np.array(items, dtype=np.int64)]
-        entry = entry_of(codes, [-0.5 * rank for rank in range(len(items))], int(time.time() - age_s), "torch")
+        scores = np.arange(len(items), dtype=np.float16) * np.float16(-0.5)
+        entry = CacheEntry(codes, scores, int(time.time() - age_s), "torch")
         self.redis.set(self.keys.entry(version or self.bundle.version, user_id), entry.pack())
 
     def put_history(self, user_id: str, items: Sequence[int]) -> None:
