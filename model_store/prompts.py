@@ -1,61 +1,90 @@
-"""Histories to prompts: the only place where they are rendered, for training and for serving.
+"""Histories, queries and instructions to prompts: the only place where they are rendered, for training and for serving.
 
-A prompt ends right before the first code token of the answer. Version 1 has one template, the sequential task:
+A prompt ends right before the first token of the answer. Version 2:
 
-    <|history|> code code ... code        (oldest first; each code is four tokens)
+    <|history|> code code ... code                                      the next item (the sequential task)
+    [<|history|> code ... code] <|ask|> instruction <|answer|>          any other task
 
-Nothing separates the codes: their levels already say where one ends, and a token saved is a position less in every
-forward pass. Because the template only ever grows to the right, one rendered history holds a training example for each
-of its items.
+Codes go oldest first, each is four tokens, and nothing separates them: their levels already say where one ends, and a
+token saved is a position less in every forward pass. Because the sequential template only ever grows to the right, one
+rendered history holds a training example for each of its items, and an instruction after a history reuses its prefix.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.code_tokens import CodeTokens, Vocabulary
+from model_store.code_tokens import CodeTokens
 from model_store.errors import DecoderUnusable
 from model_store.item_codes import ItemCodes
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 HISTORY_TOKEN = "<|history|>"
+ASK_TOKEN = "<|ask|>"
+ANSWER_TOKEN = "<|answer|>"
+MARKERS = (HISTORY_TOKEN, ASK_TOKEN, ANSWER_TOKEN)
+
+MAX_INSTRUCTION_TOKENS = 96
+"""Tokens between <|ask|> and <|answer|>; the text in an instruction is cut to fit."""
 
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Turns histories into token ids.
+    """Turns histories and instructions into token ids.
 
     Attributes:
         preamble: token ids before the first code.
         item_tokens_NL: int32 [N, L], the tokens that spell each item.
         max_history: how many of the newest items a prompt holds.
+        tokenizer: Hugging Face tokenizer of the text in instructions; None for a model that only knows histories.
     """
 
     preamble: tuple[int, ...]
     item_tokens_NL: NDArray[np.int32]
     max_history: int
+    tokenizer: Any = None
 
     @classmethod
-    def create(
-        cls, tokenizer: Vocabulary, code_tokens: CodeTokens, codes: ItemCodes, max_history: int
-    ) -> "PromptEncoder":
+    def create(cls, tokenizer: Any, code_tokens: CodeTokens, codes: ItemCodes, max_history: int) -> "PromptEncoder":
         """Make the encoder of one model.
 
         Raises:
-            DecoderUnusable: the tokenizer has no history token.
+            DecoderUnusable: the tokenizer lacks a marker.
         """
-        marker = tokenizer.get_vocab().get(HISTORY_TOKEN)
-        if marker is None:
-            raise DecoderUnusable(f"the tokenizer lacks {HISTORY_TOKEN}; it does not belong to a Tessera model")
-        return cls((marker,), code_tokens.of_items(codes), max_history)
+        vocabulary = tokenizer.get_vocab()
+        missing = [marker for marker in MARKERS if marker not in vocabulary]
+        if missing:
+            raise DecoderUnusable(
+                f"the tokenizer lacks {', '.join(missing)}; it does not belong to this Tessera version"
+            )
+        return cls((vocabulary[HISTORY_TOKEN],), code_tokens.of_items(codes), max_history, tokenizer)
 
     @property
     def max_length(self) -> int:
         """Tokens of the longest prompt."""
-        return len(self.preamble) + self.max_history * int(self.item_tokens_NL.shape[1])
+        history = len(self.preamble) + self.max_history * int(self.item_tokens_NL.shape[1])
+        return history if self.tokenizer is None else history + MAX_INSTRUCTION_TOKENS + 2
 
     def sequential(self, history: NDArray[np.integer]) -> NDArray[np.int32]:
         """The prompt that asks for the next item; int32 [len(preamble) + L * min(H, max_history)]."""
         codes = self.item_tokens_NL[history[-self.max_history :]].ravel()
         return np.concatenate([np.array(self.preamble, dtype=np.int32), codes])
+
+    def query(self, history: NDArray[np.integer], query: str) -> NDArray[np.int32]:
+        """The prompt that asks for the item meant by `query`, by a user with this history (which may be empty)."""
+        return self.instruction(history, self.text(f"find: {query}"))
+
+    def instruction(self, history: NDArray[np.integer], tokens: Sequence[int]) -> NDArray[np.int32]:
+        """A prompt with an instruction after the history; int32. Instructions too long lose their end."""
+        vocabulary = self.tokenizer.get_vocab()
+        ask = [vocabulary[ASK_TOKEN], *tokens[:MAX_INSTRUCTION_TOKENS], vocabulary[ANSWER_TOKEN]]
+        asked = np.array(ask, dtype=np.int32)
+        return np.concatenate([self.sequential(history), asked]) if len(history) else asked
+
+    def text(self, text: str) -> list[int]:
+        """Token ids of plain text; markers and code tokens written out in it are read as text, not as tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return ids

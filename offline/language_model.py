@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPT
 from model_store.catalog import Catalog
 from model_store.errors import TesseraError
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS, code_token_names
-from model_store.prompts import HISTORY_TOKEN
+from model_store.prompts import MARKERS
 
 _SCRATCH_PREFIX = "scratch:"
 _END_TOKEN = "<|end|>"
@@ -97,7 +97,7 @@ def build_language_model(
 
 def new_tokens() -> list[str]:
     """The tokens Tessera adds to a vocabulary."""
-    return [HISTORY_TOKEN, *code_token_names(len(LEVEL_LETTERS))]
+    return [*MARKERS, *code_token_names(len(LEVEL_LETTERS))]
 
 
 def _load_checkpoint(name: str, max_positions: int) -> tuple[Any, Any]:
@@ -111,7 +111,7 @@ def _load_checkpoint(name: str, max_positions: int) -> tuple[Any, Any]:
         raise TesseraError(
             f"language_model.llm {name!r} reads {limit} tokens, histories take {max_positions}; lower max_history"
         )
-    tokenizer.add_tokens(new_tokens())
+    tokenizer.add_tokens(new_tokens(), special_tokens=True)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
     return tokenizer, model
@@ -130,7 +130,7 @@ def _train_tokenizer(catalog: Catalog, vocabulary: int) -> Any:
     )
     bpe.train_from_iterator((catalog.document(index) for index in range(len(catalog))), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END_TOKEN, pad_token=_PAD_TOKEN)
-    tokenizer.add_tokens(new_tokens())
+    tokenizer.add_tokens(new_tokens(), special_tokens=True)
     return tokenizer
 
 

@@ -17,7 +17,7 @@ from model_store.bundle import Bundle, ModelStore
 from model_store.catalog import Catalog
 from model_store.item_codes import LEVEL_LETTERS, code_token_names
 from model_store.manifest import Manifest, describe_files
-from model_store.prompts import HISTORY_TOKEN, PROMPT_VERSION
+from model_store.prompts import MARKERS, PROMPT_VERSION
 
 _EMBEDDING_SIZE = 16
 _CATEGORIES = ("Garden", "Kitchen", "Toys")
@@ -106,7 +106,7 @@ def random_codes(random: np.random.Generator, items: int, first_level: int) -> N
 
 def write_tiny_llm(folder: Path, *, layers: int, hidden: int, positions: int, seed: int) -> None:
     """Save a GPT-NeoX checkpoint with random weights, and a tokenizer that knows the code tokens."""
-    names = ["<unk>", "<pad>", "<eos>", HISTORY_TOKEN, *code_token_names(len(LEVEL_LETTERS))]
+    names = ["<unk>", "<pad>", "<eos>", *MARKERS, *code_token_names(len(LEVEL_LETTERS))]
     words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>")

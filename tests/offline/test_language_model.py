@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 from model_store.catalog import Catalog
 from model_store.errors import TesseraError
 from model_store.item_codes import code_token_names
-from model_store.prompts import HISTORY_TOKEN
+from model_store.prompts import MARKERS
 from offline.language_model import LanguageModelConfig, build_language_model
 
 ITEMS = 40
@@ -69,7 +69,7 @@ def test_a_foreign_checkpoint_gets_the_tokens_it_needs_and_keeps_its_own(catalog
     before = AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.detach().clone()
     model, tokenizer = build(catalog, codebooks, checkpoint)
     vocabulary = tokenizer.get_vocab()
-    assert {HISTORY_TOKEN, *code_token_names(4)} <= set(vocabulary)
+    assert {*MARKERS, *code_token_names(4)} <= set(vocabulary)
     assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
     torch.testing.assert_close(model.get_input_embeddings().weight[: len(before)].detach(), before)
 
