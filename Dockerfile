@@ -25,6 +25,7 @@ COPY pyproject.toml requirements.lock ./
 FROM build AS wheel
 COPY README.md tessera.py ./
 COPY app ./app
+COPY command_line ./command_line
 COPY model_store ./model_store
 COPY offline ./offline
 RUN --mount=type=cache,target=/var/cache/uv \

@@ -15,7 +15,7 @@ from app.structured_logging import FIELDS
 from app.telemetry import Telemetry
 from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound, TesseraError
-from model_store.manifest import MANIFEST_NAME
+from model_store.manifest import MANIFEST_NAME, Manifest
 
 _RETRY_UNUSABLE_S = 30.0
 
@@ -102,10 +102,19 @@ class ActiveVersion:
         if version is not None and self._served is not None and version != self._served.version:
             self._look.set()
 
-    async def known_versions(self) -> set[str]:
-        """Every version that may have entries in Redis: those in the store, whether readable or not, and the served."""
-        found = await asyncio.to_thread(lambda: list(self._store.root.glob(f"*/{MANIFEST_NAME}")))
-        return {path.parent.name for path in found} | {self.served.version}
+    async def cache_versions(self) -> set[str]:
+        """Every version that entries in Redis may be named after: of those in the store, and of the served one."""
+        return await asyncio.to_thread(self._cache_versions) | {self.served.cache_version}
+
+    def _cache_versions(self) -> set[str]:
+        found = set()
+        for path in self._store.root.glob(f"*/{MANIFEST_NAME}"):
+            try:
+                found.add(Manifest.read(path.parent).cache_version)
+            except TesseraError:
+                # It may have been readable when its entries were written.
+                found.add(path.parent.name)
+        return found
 
     async def _open(self, version: str) -> ServedModel:
         return await asyncio.to_thread(

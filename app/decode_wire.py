@@ -2,13 +2,17 @@
 
 import base64
 import binascii
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_ITEMS = 1000
-"""Items, and beams, one request may ask for."""
+"""Items, beams, or candidates one request may ask for."""
+
+MAX_QUERY = 500
+"""Characters of a query."""
 
 
 class DecodeBody(BaseModel):
@@ -17,7 +21,10 @@ class DecodeBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str = Field(description="the model version to decode with")
-    history: list[int] = Field(min_length=1, description="item indices, oldest first")
+    history: list[int] = Field(description="item indices, oldest first; with a query there may be none")
+    query: str | None = Field(
+        default=None, min_length=1, max_length=MAX_QUERY, description="what is asked for in words, as plain text"
+    )
     n: int = Field(ge=1, le=MAX_ITEMS, description="items wanted")
     beam_width: int = Field(ge=1, le=MAX_ITEMS, description="beams kept at each level")
     excluded: list[int] = Field(default=[], description="item indices that must not be returned, any order")
@@ -25,7 +32,18 @@ class DecodeBody(BaseModel):
         default=None,
         description="base64 of one bit per item index, lowest bit first; null when every item may be shown",
     )
+    candidates: list[int] | None = Field(
+        default=None,
+        max_length=MAX_ITEMS,
+        description="item indices, any order; rank exactly these, without a beam; null for the whole catalogue",
+    )
     deadline_ms: int = Field(ge=1, description="an answer later than this is of no use")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not self.history and self.query is None:
+            raise ValueError("without a query, a history must hold at least one item")
+        return self
 
 
 class DecodeReply(BaseModel):

@@ -13,6 +13,7 @@ from app.eligibility import ItemFilter
 from app.recommendation import (
     ExplainedRecommendation,
     Explanation,
+    Option,
     RankedItem,
     Reason,
     Recommendation,
@@ -54,6 +55,8 @@ class Draft:
         self.items: list[int] = []
         self.renewed = False
         """Whether this answer's decode is kept as the user's entry."""
+        self.not_applied: dict[Option, str] = {}
+        """Options that the list is made without, and why."""
         self.removed: dict[str, int] = {}
         self._scores: list[float] = []
         self._reasons: list[Reason] = []
@@ -93,6 +96,15 @@ class Draft:
     def outdated(self) -> bool:
         """Whether a decode of the user's list is due, and this answer has not brought one."""
         return bool(self.history) and (self.entry is None or self.stale) and not self.renewed
+
+    def open_entry(self) -> NDArray[np.int32]:
+        """Items of the entry that may be shown and are not in the list; int32, in its order, none without one."""
+        if self.entry is None:
+            return np.empty(0, dtype=np.int32)
+        items = self.model.items_of_codes(self.entry.codes_KL)
+        items = items[items >= 0]
+        items = items[self.model.eligibility.allowed(self.item_filter, items)]
+        return np.array([item for item in items.tolist() if item not in self.hidden], dtype=np.int32)
 
     def add(self, items: NDArray[np.integer], scores: NDArray[Any], reason: Reason, source: Source) -> None:
         """Take as many of these items, best first, as may be shown and are missing."""
@@ -142,6 +154,7 @@ class Draft:
             age_s=round(age_s, 3),
             degraded=bool(self.unavailable),
             shortfall_reason=self._shortfall(),
+            not_applied=self.not_applied,
         )
         if not self.wanted.explain:
             return answer
@@ -153,7 +166,8 @@ class Draft:
             return None
         if not self.wanted.strict:
             return "eligible_items_exhausted"
-        return "personal_items_exhausted" if self.history or self.entry is not None else "no_history"
+        personal = self.history or self.entry is not None or (self.wanted.query and "q" not in self.not_applied)
+        return "personal_items_exhausted" if personal else "no_history"
 
     def _explanation(self) -> Explanation:
         return Explanation(

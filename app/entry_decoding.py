@@ -68,4 +68,4 @@ class EntryDecoding:
             decoded_at=int(started_at),
             generator=answer.generator if answer.generator in GENERATORS else GENERATORS[0],
         )
-        await self._cache.store(model.version, user_id, entry, history)
+        await self._cache.store(model.cache_version, user_id, entry, history)

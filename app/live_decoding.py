@@ -33,12 +33,14 @@ class LiveRequest:
 
     Attributes:
         version: model version; item indices mean its catalogue.
-        history: item indices, oldest first; int32 [H], H >= 1.
+        history: item indices, oldest first; int32 [H], H >= 1, or with a query H >= 0.
         n: items wanted.
         beam_width: beams kept at each level.
         excluded: item indices this user must not see; int32 [X], any order.
         eligible: the catalogue-wide filter, None when every item may be shown.
         deadline_ms: how long the caller waits.
+        query: what the user asks for in words.
+        candidates: item indices; int32 [K], any order. Only these are ranked. None for the whole catalogue.
     """
 
     version: str
@@ -48,6 +50,8 @@ class LiveRequest:
     excluded: NDArray[np.int32]
     eligible: EligibleItems | None
     deadline_ms: int
+    query: str | None = None
+    candidates: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +240,8 @@ def _content(request: LiveRequest) -> bytes:
             "beam_width": request.beam_width,
             "excluded": np.unique(request.excluded),
             "eligible": None if request.eligible is None else pack_mask(request.eligible.mask),
+            "query": request.query,
+            "candidates": None if request.candidates is None else np.unique(request.candidates),
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )

@@ -104,7 +104,7 @@ class BodyTooLarge(Problem):
 
 
 class QueryNotSupported(Problem):
-    """`q` was given and the served model version was not trained on queries."""
+    """`q` was given and the served model version has prompts without a place for a query."""
 
     status = 501
     name = "query-not-supported"

@@ -6,7 +6,8 @@ from typing import Literal
 from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
 
 Source = Literal["cache", "stale_cache", "live", "neighbors", "popular"]
-Reason = Literal["cache", "live", "neighbors", "popular"]
+Reason = Literal["cache", "reranked", "live", "neighbors", "popular"]
+Option = Literal["q", "within"]
 Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted"]
 
 
@@ -24,6 +25,8 @@ class Wanted:
         fresh: decode now rather than serve an entry that is too old or has missed events.
         strict: give a shorter list rather than fill it with popular items.
         explain: say how the answer came about.
+        query: what is asked for in words.
+        within: `cache` to rank the user's cached items anew rather than search the catalogue.
     """
 
     user_id: str | None = None
@@ -35,6 +38,8 @@ class Wanted:
     fresh: bool = False
     strict: bool = False
     explain: bool = False
+    query: str | None = None
+    within: Literal["cache"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,10 @@ class RankedItem:
 
     Attributes:
         rank: 1 for the best of the whole list, whatever the offset.
-        score: log-probability (cache, live), cosine similarity (neighbors) or events (popular): compare equal reasons.
+        score: log-probability (cache, reranked, live), cosine similarity (neighbors) or events (popular): compare equal
+            reasons.
         code: the item's code as the model writes it.
-        reason: the part that gave it.
+        reason: the part that gave it; `reranked` is the live decoder, among the cached items alone.
     """
 
     item_id: str
@@ -92,6 +98,9 @@ class Recommendation:
         age_s: seconds since then; 0 for what was made for this request.
         degraded: a part that should have answered did not.
         shortfall_reason: why there are fewer than n items; None when there are n.
+        not_applied: options of the request that the list was made without, and why. `q`, `within`: no_decoder,
+            queue_full, deadline, breaker_open, version or failed, the live decode's trouble. `within` too: no_entry,
+            nothing is cached for this user; no_history, nothing to rank by; redis, the cache cannot be read.
     """
 
     recommendation_id: str
@@ -103,6 +112,7 @@ class Recommendation:
     age_s: float
     degraded: bool
     shortfall_reason: Shortfall | None
+    not_applied: dict[Option, str]
 
 
 @dataclass(frozen=True, slots=True)

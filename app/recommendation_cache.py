@@ -74,15 +74,15 @@ class RecommendationCache:
         self._read_timeout_s = settings.redis_timeout_ms / 1000
         self._write_timeout_s = settings.redis_write_timeout_ms / 1000
 
-    async def read(self, version: str, user_id: str) -> UserState:
+    async def read(self, cache_version: str, user_id: str) -> UserState:
         """Read one user's state.
 
         Raises:
             CacheUnavailable: Redis did not answer in time.
         """
-        return (await self.read_many(version, (user_id,)))[0]
+        return (await self.read_many(cache_version, (user_id,)))[0]
 
-    async def read_many(self, version: str, user_ids: Sequence[str]) -> list[UserState]:
+    async def read_many(self, cache_version: str, user_ids: Sequence[str]) -> list[UserState]:
         """Read several users' states in one round trip, in the order asked for.
 
         Raises:
@@ -92,7 +92,7 @@ class RecommendationCache:
         def commands(pipeline: Pipeline) -> None:
             pipeline.get(self._keys.active)
             for user_id in user_ids:
-                pipeline.get(self._keys.entry(version, user_id))
+                pipeline.get(self._keys.entry(cache_version, user_id))
                 pipeline.lrange(self._keys.history(user_id), 0, -1)
                 pipeline.zscore(self._keys.dirty, user_id)
 
@@ -118,11 +118,11 @@ class RecommendationCache:
         (active,) = await self._execute("active", lambda p: p.get(self._keys.active), self._read_timeout_s)
         return _text(active)
 
-    async def store(self, version: str, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
+    async def store(self, cache_version: str, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
         """Write back a decoded entry.
 
         Args:
-            version: the model version that decoded it.
+            cache_version: that of the model version that decoded it.
             user_id: whose it is.
             entry: `decoded_at` is when the decode started.
             history: the whole history it was decoded from. An event that came meanwhile leaves the user dirty; a user
@@ -133,7 +133,7 @@ class RecommendationCache:
         """
 
         def commands(pipeline: Pipeline) -> None:
-            pipeline.set(self._keys.entry(version, user_id), entry.pack(), ex=self._settings.entry_ttl_s)
+            pipeline.set(self._keys.entry(cache_version, user_id), entry.pack(), ex=self._settings.entry_ttl_s)
             pipeline.zrem(self._keys.dirty, user_id)
             pipeline.lrange(self._keys.history(user_id), 0, -1)
 
@@ -148,7 +148,7 @@ class RecommendationCache:
             if now:
                 pipeline.zadd(self._keys.dirty, {user_id: time.time()}, nx=True)
             else:
-                pipeline.delete(self._keys.entry(version, user_id))
+                pipeline.delete(self._keys.entry(cache_version, user_id))
 
         await self._execute("store", undo, self._write_timeout_s)
 
@@ -188,8 +188,8 @@ class RecommendationCache:
         )
         return tuple(item.decode(errors="replace") for item in items)
 
-    async def forget(self, user_id: str, versions: Iterable[str]) -> bool:
-        """Delete all that is stored of a user under these versions. Returns whether anything was.
+    async def forget(self, user_id: str, cache_versions: Iterable[str]) -> bool:
+        """Delete all that is stored of a user, entries under these versions included. Returns whether anything was.
 
         Raises:
             CacheUnavailable: perhaps not all is deleted; do it again.
@@ -199,7 +199,7 @@ class RecommendationCache:
             # One key a command: in a cluster they live on different nodes.
             pipeline.delete(self._keys.history(user_id))
             pipeline.zrem(self._keys.dirty, user_id)
-            for version in versions:
+            for version in cache_versions:
                 pipeline.delete(self._keys.entry(version, user_id))
 
         return any(await self._execute("forget", commands, self._write_timeout_s))

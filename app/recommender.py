@@ -5,17 +5,23 @@
     neighbors   items near the newest of the history, when there is no live answer
     popular     whatever else passes the filter
 
+With a query the live decode comes first: what is cached was made without the query. Within the cache (`within=cache`)
+the live decoder first ranks the entry's items by the newest events or the query. Neither is written back.
+
 Each step adds to the list what the ones before left missing, and all of them through the same filter. No part's absence
 is an error: the next one answers, and the answer says `degraded`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.active_version import ActiveVersion
 from app.background_refresh import BackgroundRefresh
+from app.decode_wire import MAX_ITEMS
 from app.draft import Draft
 from app.eligibility import EVERYTHING_IN_STOCK
 from app.entry_decoding import EntryDecoding
@@ -25,6 +31,7 @@ from app.recommendation_cache import CacheUnavailable, RecommendationCache, User
 from app.served_model import ServedModel
 from app.settings import Settings
 from app.telemetry import Telemetry
+from model_store.prefix_trie import EligibleItems
 
 Step = Callable[[Draft], Awaitable[None]]
 
@@ -75,7 +82,7 @@ class Recommender:
         if user_ids:
             try:
                 with self._telemetry.stage("redis", timings_ms):
-                    states = await self._cache.read_many(model.version, user_ids)
+                    states = await self._cache.read_many(model.cache_version, user_ids)
             except CacheUnavailable as error:
                 states = [UserState()] * len(user_ids)
                 unavailable["redis"] = str(error)
@@ -101,13 +108,41 @@ class Recommender:
             self._telemetry.degraded.inc()
         if answer.shortfall_reason is not None:
             self._telemetry.short.labels(answer.shortfall_reason).inc()
+        for option, why in answer.not_applied.items():
+            self._telemetry.not_applied.labels(option, why).inc()
         return answer
 
     def _chain(self, draft: Draft) -> tuple[Step, ...]:
+        wanted = draft.wanted
         personal: tuple[Step, ...] = (self._from_cache, self._from_live, self._from_neighbors)
-        if draft.stale and draft.wanted.fresh:
+        if wanted.query is not None or (draft.stale and wanted.fresh):
             personal = (self._from_live, self._from_cache, self._from_neighbors)
-        return personal if draft.wanted.strict else (*personal, self._from_popular)
+        if wanted.within is not None:
+            personal = (self._from_reranked_cache, *personal)
+        return personal if wanted.strict else (*personal, self._from_popular)
+
+    async def _from_reranked_cache(self, draft: Draft) -> None:
+        wanted = draft.wanted
+        if draft.entry is None:
+            draft.not_applied["within"] = "redis" if "redis" in draft.unavailable else "no_entry"
+            return
+        if wanted.query is None and not draft.stale:
+            # Without news it is in that order already.
+            return
+        if wanted.query is None and not draft.history:
+            draft.not_applied["within"] = "no_history"
+            return
+        candidates = draft.open_entry()[:MAX_ITEMS]
+        if wanted.explain:
+            draft.count_removed(draft.model.items_of_codes(draft.entry.codes_KL))
+        if not len(candidates):
+            return
+        # Filtered already, so the decoder needs no filter.
+        answer = await self._live_answer(draft, self._live.decode(self._request(draft, candidates=candidates)))
+        if answer is None:
+            draft.not_applied["within"] = draft.unavailable["decoder"]
+        else:
+            draft.add(answer.items, answer.scores, "reranked", "live")
 
     async def _from_cache(self, draft: Draft) -> None:
         if draft.entry is None:
@@ -120,18 +155,26 @@ class Recommender:
         self._telemetry.cache_age_seconds.observe(draft.entry_age_s)
 
     async def _from_live(self, draft: Draft) -> None:
-        if not draft.history or not self._live.configured:
+        if draft.wanted.query is None and (not draft.history or not self._live.configured):
             return
-        if not await self._anything_left(draft):
+        # Once is enough of what has failed in this very request.
+        if "decoder" in draft.unavailable or not await self._anything_left(draft):
             return
+        decode = self._decode_entry(draft) if self._makes_entry(draft) else self._decode_gap(draft)
+        answer = await self._live_answer(draft, decode)
+        if answer is not None:
+            draft.add(answer.items, answer.scores, "live", "live")
+
+    async def _live_answer(self, draft: Draft, decode: Coroutine[Any, Any, LiveAnswer]) -> LiveAnswer | None:
         try:
             with self._telemetry.stage("live", draft.timings_ms):
-                answer = await (self._decode_entry(draft) if self._makes_entry(draft) else self._decode_gap(draft))
+                return await decode
         except LiveDecodingUnavailable as error:
             self._telemetry.live_unavailable.labels(error.reason).inc()
             draft.unavailable["decoder"] = error.reason
-            return
-        draft.add(answer.items, answer.scores, "live", "live")
+            if draft.wanted.query is not None and not draft.items:
+                draft.not_applied["q"] = error.reason
+            return None
 
     async def _from_neighbors(self, draft: Draft) -> None:
         if not draft.history or not await self._anything_left(draft):
@@ -160,13 +203,14 @@ class Recommender:
         wanted = draft.wanted
         return (
             wanted.user_id is not None
+            and wanted.query is None
             and wanted.item_filter == EVERYTHING_IN_STOCK
             and not draft.excluded
             and draft.needed <= self._settings.live_max_items
         )
 
     async def _decode_entry(self, draft: Draft) -> LiveAnswer:
-        answer = await self._entries.decode(draft.model, draft.history, draft.needed, self._settings.live_deadline_ms)
+        answer = await self._entries.decode(draft.model, draft.history, draft.needed, self._deadline_ms(draft))
         assert draft.wanted.user_id is not None
         self._write_back(draft, draft.wanted.user_id, answer)
         draft.renewed = True
@@ -174,17 +218,27 @@ class Recommender:
 
     async def _decode_gap(self, draft: Draft) -> LiveAnswer:
         eligible = await draft.model.eligibility.items(draft.item_filter)
-        return await self._live.decode(
-            LiveRequest(
-                version=draft.model.version,
-                history=np.array(draft.history, dtype=np.int32),
-                n=min(draft.missing, self._settings.live_max_items),
-                beam_width=self._settings.beam_width,
-                excluded=np.array(sorted(draft.hidden), dtype=np.int32),
-                eligible=None if eligible.total == len(draft.model.catalog) else eligible,
-                deadline_ms=self._settings.live_deadline_ms,
-            )
+        everything = eligible.total == len(draft.model.catalog)
+        return await self._live.decode(self._request(draft, eligible=None if everything else eligible))
+
+    def _request(
+        self, draft: Draft, *, eligible: EligibleItems | None = None, candidates: NDArray[np.int32] | None = None
+    ) -> LiveRequest:
+        return LiveRequest(
+            version=draft.model.version,
+            history=np.array(draft.history, dtype=np.int32),
+            n=min(draft.missing, self._settings.live_max_items),
+            beam_width=self._settings.beam_width,
+            excluded=np.array(sorted(draft.hidden), dtype=np.int32),
+            eligible=eligible,
+            deadline_ms=self._deadline_ms(draft),
+            query=draft.wanted.query,
+            candidates=candidates,
         )
+
+    def _deadline_ms(self, draft: Draft) -> int:
+        """What is left of the time for live decoding, of which one request may need two."""
+        return max(self._settings.live_deadline_ms - int(draft.timings_ms.get("live", 0.0)), 1)
 
     def _write_back(self, draft: Draft, user_id: str, answer: LiveAnswer) -> None:
         async def write() -> None:

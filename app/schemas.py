@@ -1,10 +1,11 @@
 """Request bodies and query parameters, and the answers that are not recommendations. Unknown names are errors."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from app.decode_wire import MAX_QUERY
 from app.eligibility import ItemFilter
 from app.latency import Latency
 from app.recommendation import RankedItem, Recommendation, Wanted
@@ -68,8 +69,16 @@ class ListParameters(FilterParameters):
 class RecommendParameters(ListParameters):
     """How to recommend."""
 
-    q: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] | None = Field(
-        default=None, description="Steer by words, where the served model was trained on queries; a 501 elsewhere."
+    q: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY)] | None = Field(
+        default=None,
+        description="What is asked for in words, beside the history or without one. The list is decoded now; when it "
+        "cannot be, it is made without the words and `not_applied` says so. A 501 where the served model version "
+        "takes no queries.",
+    )
+    within: Literal["cache"] | None = Field(
+        default=None,
+        description="cache: rank the user's cached items anew by the newest events, or by q, rather than search the "
+        "catalogue; other items come only after them. Without cached items `not_applied` says so.",
     )
     fresh: bool = Field(
         default=False, description="Decode now rather than serve a list that is too old or has missed events."
@@ -89,11 +98,13 @@ class RecommendParameters(ListParameters):
             fresh=self.fresh,
             strict=self.strict,
             explain=self.explain,
+            query=self.q,
+            within=self.within,
         )
 
 
 class RecommendBody(RecommendParameters):
-    """A request for a known user, or for a session that is described by what it looked at."""
+    """A request for a known user, for a session that is described by what it looked at, or for a query alone."""
 
     user_id: Id | None = None
     history: tuple[Id, ...] | None = Field(
@@ -102,8 +113,10 @@ class RecommendBody(RecommendParameters):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
-        if (self.user_id is None) == (self.history is None):
+        if self.user_id is not None and self.history is not None:
             raise ValueError("give either user_id or history")
+        if self.user_id is None and self.history is None and self.q is None:
+            raise ValueError("give user_id, history or q")
         return self
 
 

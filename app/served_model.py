@@ -15,6 +15,9 @@ from model_store.catalog import Catalog
 from model_store.errors import UnknownItem
 from model_store.item_codes import LEVEL_LETTERS
 
+_QUERY_PROMPTS = 2
+"""The first version of the prompts that has a place for a query."""
+
 # `model_store.item_codes.code_text` for many at once: it is a third of a cached answer's time otherwise.
 _CODE_TEMPLATE = "".join(f"<{letter}_%d>" for letter in LEVEL_LETTERS)
 
@@ -60,6 +63,16 @@ class ServedModel:
     def version(self) -> str:
         """The version's name."""
         return self.bundle.version
+
+    @property
+    def cache_version(self) -> str:
+        """The version that its entries in Redis are named after."""
+        return self.bundle.cache_version
+
+    @property
+    def takes_queries(self) -> bool:
+        """Whether its model knows prompts with a query."""
+        return self.bundle.manifest.prompt_version >= _QUERY_PROMPTS
 
     async def prepare(self) -> None:
         """Build what only some requests need, so that the first of them does not wait."""

@@ -61,6 +61,12 @@ class Telemetry:
         self.short = Counter(
             "tessera_short_lists", "Recommendations with fewer items than asked for.", ("reason",), registry=registry
         )
+        self.not_applied = Counter(
+            "tessera_options_not_applied",
+            "Recommendations made without an option that was asked for (q, within), and why.",
+            ("option", "reason"),
+            registry=registry,
+        )
         self.cache_age_seconds = Histogram(
             "tessera_cache_age_seconds",
             "Age of the entries answers came from.",

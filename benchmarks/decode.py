@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks import harness
 from benchmarks.harness import Claim, Report, Spread, Table
+from benchmarks.random_models import opinionated, random_codes, scratch_model
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
@@ -34,8 +35,6 @@ _TOP = 20
 _GENERATE_BATCH = 4
 _TREE_BATCH = 16
 _TIE = 1e-4
-_LOGIT_STD = 2.5
-"""Of the random models: with the usual start all items would score alike and rounding would rank them."""
 
 _TIMES_ONE_USER = 6.0
 _TIMES_OFFLINE = 10.0
@@ -69,7 +68,7 @@ class Bench:
 
     def __init__(self, name: str, model: Any, codes: ItemCodes, text_tokens: int) -> None:
         self.name = name
-        self.model = _opinionated(model)
+        self.model = opinionated(model)
         trie = PrefixTrie.build(codes)
         ids = text_tokens + np.arange(_LEVELS * CODEBOOK_SIZE, dtype=np.int32)
         tokens = CodeTokens(ids.reshape(_LEVELS, CODEBOOK_SIZE))
@@ -136,7 +135,7 @@ def measure(quick: bool) -> Report:
     """Both decoders on both models."""
     # Operations this small gain little from a second thread, and wait for it whenever something else has its core.
     torch.set_num_threads(1)
-    codes = _codes(_ITEMS)
+    codes = random_codes(_ITEMS)
     report = Report()
     for bench in _benches(codes):
         large = bench.name.startswith("qwen3")
@@ -212,47 +211,11 @@ def _benches(codes: ItemCodes) -> list[Bench]:
         tie_word_embeddings=True,
         eos_token_id=None,
     )
-    neox = GPTNeoXConfig(
-        vocab_size=3075,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=512,
-        max_position_embeddings=512,
-        use_parallel_residual=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
-        tie_word_embeddings=True,
-        eos_token_id=None,
-    )
+    neox = scratch_model(hidden=128, layers=2, vocabulary=3075)
     return [
         Bench("qwen3, 9.4M", Qwen3ForCausalLM(qwen3), codes, 8192 - _LEVELS * CODEBOOK_SIZE),
-        Bench("gpt-neox, scratch:small", GPTNeoXForCausalLM(neox), codes, 3075 - _LEVELS * CODEBOOK_SIZE),
+        Bench("gpt-neox, scratch:small", neox, codes, 3075 - _LEVELS * CODEBOOK_SIZE),
     ]
-
-
-def _opinionated(model: Any) -> Any:
-    """Scale the tied embeddings so that logits spread like a trained model's."""
-    embeddings = model.get_input_embeddings().weight
-    with torch.no_grad():
-        # Behind the last norm a hidden state is sqrt(H) long.
-        embeddings.normal_(std=_LOGIT_STD / embeddings.shape[1] ** 0.5)
-    return model.eval()
-
-
-def _codes(count: int) -> ItemCodes:
-    """Codes that share prefixes the way learned ones do: bushy at the top, single children at the end."""
-    random = np.random.default_rng(0)
-    first = random.gamma(2.0, size=244)
-    drawn = np.stack(
-        [
-            random.choice(len(first), 2 * count, p=first / first.sum()),
-            random.integers(0, 36, 2 * count),
-            random.integers(0, 14, 2 * count),
-            random.integers(0, CODEBOOK_SIZE, 2 * count),
-        ],
-        axis=1,
-    ).astype(np.uint8)
-    return ItemCodes(random.permutation(np.unique(drawn[: count + count // 50], axis=0))[:count])
 
 
 def _measure_cell(bench: Bench, cell: Cell, quick: bool, large: bool) -> tuple[dict[str, Spread], float]:

@@ -4,7 +4,8 @@
     <store>/ACTIVE                   the version being served
     <store>/PREVIOUS                 the one served before it, for rollback
 
-A version is published by renaming a finished folder, so it is whole or absent.
+A version is published by renaming a finished folder, so it is whole or absent. Adding items to a version publishes an
+extension of it, `<version>+1`, `+2` and so on: a line of versions in which an item keeps its index and its code.
 """
 
 import os
@@ -32,7 +33,7 @@ PREVIOUS_NAME = "PREVIOUS"
 MODEL_FOLDERS = ("llm/", "encoder/", "quantizer/", "ranker/")
 """What only the decoder and the batch jobs read; the API opens a bundle without them."""
 
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Bundle:
     def version(self) -> str:
         """The version's name."""
         return self.manifest.version
+
+    @property
+    def cache_version(self) -> str:
+        """The version that cache entries are named after; extensions of a version share its entries."""
+        return self.manifest.cache_version
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -117,10 +123,17 @@ class ModelStore:
 
     def versions(self) -> list[str]:
         """Published versions, oldest first."""
-        if not self.root.is_dir():
-            return []
-        found = [path.parent for path in self.root.glob(f"*/{MANIFEST_NAME}") if not path.parent.name.startswith(".")]
-        return [path.name for path in sorted(found, key=lambda path: (Manifest.read(path).created_at, path.name))]
+        return [bundle.path.name for bundle in self._published()]
+
+    def line_of(self, cache_version: str) -> list[Bundle]:
+        """The published versions that share one version's cache entries, oldest first; their files are not verified."""
+        return [bundle for bundle in self._published() if bundle.cache_version == cache_version]
+
+    def next_extension(self, base: Bundle) -> str:
+        """The name of the next extension of a version; extensions of extensions count in the same line."""
+        extensions = [bundle for bundle in self.line_of(base.cache_version) if bundle.manifest.extends is not None]
+        numbers = [int(bundle.version.rpartition("+")[2]) for bundle in extensions]
+        return f"{base.cache_version}+{max(numbers, default=0) + 1}"
 
     def active(self) -> str | None:
         """The version being served, if one was activated."""
@@ -137,13 +150,21 @@ class ModelStore:
             version = self.active()
             if version is None:
                 raise BundleNotFound(f"{self.root}: no active version; train one, or `tessera models activate VERSION`")
+        bundle = Bundle(self._folder(version), self.manifest(version))
+        bundle.verify(skip=skip)
+        return bundle
+
+    def manifest(self, version: str) -> Manifest:
+        """Read a version's manifest and nothing else.
+
+        Raises:
+            BundleNotFound, UnsupportedBundleFormat, BundleCorrupt: as for `open`.
+        """
         folder = self._folder(version)
         manifest = Manifest.read(folder)
         if manifest.version != version:
             raise BundleCorrupt(f"{folder / MANIFEST_NAME}: says version {manifest.version}, the folder says {version}")
-        bundle = Bundle(folder, manifest)
-        bundle.verify(skip=skip)
-        return bundle
+        return manifest
 
     @contextmanager
     def publishing(self, version: str) -> Iterator[tuple[Path, Callable[[Manifest], Bundle]]]:
@@ -163,7 +184,10 @@ class ModelStore:
             for path in staging.rglob("*"):
                 if path.is_file():
                     _flush_to_disk(path)
-            staging.rename(target)
+            try:
+                staging.rename(target)
+            except OSError as error:
+                raise BundleCorrupt(f"{target}: could not be published ({error.strerror}); try again") from error
             return Bundle(target, manifest)
 
         try:
@@ -192,10 +216,17 @@ class ModelStore:
         return before
 
     def prune(self, keep: int) -> list[str]:
-        """Delete all but the newest `keep` versions and say which; the active and the previous one always stay."""
-        protected = {self.active(), self._pointer(PREVIOUS_NAME)}
-        versions = self.versions()
-        doomed = [version for version in versions[: max(len(versions) - keep, 0)] if version not in protected]
+        """Delete all but the newest `keep` versions and say which.
+
+        The active and the previous one always stay, and with any version the newest of its line of extensions, which
+        knows the names and codes that were given away: neither may come to mean something else.
+        """
+        lines = {bundle.path.name: bundle.cache_version for bundle in self._published()}
+        versions = list(lines)
+        staying = {self.active(), self._pointer(PREVIOUS_NAME), *versions[max(len(versions) - keep, 0) :]}
+        newest_of = {line: version for version, line in lines.items()}
+        staying |= {newest_of[line] for version, line in lines.items() if version in staying}
+        doomed = [version for version in versions if version not in staying]
         for version in doomed:
             # Renamed first: a version that is being deleted must not look published.
             grave = self.root / f".pruned-{version}"
@@ -203,9 +234,17 @@ class ModelStore:
             shutil.rmtree(grave)
         return doomed
 
+    def _published(self) -> list[Bundle]:
+        """Every version, oldest first, its files not verified."""
+        folders = [path.parent for path in self.root.glob(f"*/{MANIFEST_NAME}") if not path.parent.name.startswith(".")]
+        return sorted(
+            (Bundle(folder, Manifest.read(folder)) for folder in folders),
+            key=lambda bundle: (bundle.manifest.created_at, bundle.path.name),
+        )
+
     def _folder(self, version: str) -> Path:
         if not _VERSION.fullmatch(version):
-            raise BundleNotFound(f"{version!r} is not a version name (letters, digits, '.', '_' and '-')")
+            raise BundleNotFound(f"{version!r} is not a version name (letters, digits, '.', '_', '-' and '+')")
         return self.root / version
 
     def _pointer(self, name: str) -> str | None:

@@ -45,9 +45,9 @@ class Keys:
         """Sorted set: users with events since their entry was decoded, scored by the time of the first such event."""
         return f"{self.namespace}:dirty"
 
-    def entry(self, version: str, user_id: str) -> str:
-        """String: one user's packed list."""
-        return f"{self.namespace}:rec:{version}:{user_id}"
+    def entry(self, cache_version: str, user_id: str) -> str:
+        """String: one user's packed list, under the manifest's `cache_version`."""
+        return f"{self.namespace}:rec:{cache_version}:{user_id}"
 
     def history(self, user_id: str) -> str:
         """List: one user's item ids, oldest first, bounded."""

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_store.errors import BundleCorrupt, BundleNotFound, UnsupportedBundleFormat
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FORMATS_READ = (1, 2)
+"""Format 2 is format 1 with `extends` and `cache_version`."""
 MANIFEST_NAME = "manifest.json"
+LANGUAGE_MODEL_FOLDER = "llm/"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -48,6 +53,27 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     versions: dict[str, str] = Field(description="python and library versions of the run")
     files: dict[str, FileRecord]
+    extends: str | None = Field(
+        default=None, description="the version this one adds items to; None for one that was trained"
+    )
+    cache_version: str = Field(
+        default="", description="the version in the names of cache entries; an extension's is that of its base"
+    )
+
+    @model_validator(mode="after")
+    def _name_the_cache_version(self) -> "Manifest":
+        if not self.cache_version:
+            object.__setattr__(self, "cache_version", self.version)
+        return self
+
+    def same_language_model(self, other: "Manifest") -> bool:
+        """Whether one loaded language model serves both versions: the same files, read in the same way."""
+        return self._language_model == other._language_model
+
+    @property
+    def _language_model(self) -> tuple[object, ...]:
+        files = {name: record for name, record in self.files.items() if name.startswith(LANGUAGE_MODEL_FOLDER)}
+        return files, self.score, self.prompt_version, self.max_history, self.code_levels, self.codebook_size
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -69,9 +95,9 @@ class Manifest(BaseModel):
             found = content["format_version"]
         except (ValueError, TypeError, KeyError):
             raise BundleCorrupt(f"{path}: not a manifest ({len(text)} characters of something else)") from None
-        if found != FORMAT_VERSION:
+        if found not in FORMATS_READ:
             raise UnsupportedBundleFormat(
-                f"{path}: bundle format {found}, this Tessera reads {FORMAT_VERSION}; "
+                f"{path}: bundle format {found}, this Tessera reads {' and '.join(map(str, FORMATS_READ))}; "
                 "publish again with this version, or serve it with the one that wrote it"
             )
         try:
@@ -91,10 +117,17 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def describe_files(folder: Path) -> dict[str, FileRecord]:
-    """Record every file below `folder`, the manifest itself left out; names are relative, with forward slashes."""
-    return {
-        path.relative_to(folder).as_posix(): FileRecord(sha256=sha256_of(path), size=path.stat().st_size)
+def describe_files(folder: Path, known: Mapping[str, FileRecord] = MappingProxyType({})) -> dict[str, FileRecord]:
+    """Record every file below `folder`, the manifest itself left out; names are relative, with forward slashes.
+
+    Files with a record in `known` are not read; theirs is taken as it is.
+    """
+    names = [
+        path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST_NAME
+    ]
+    return {
+        name: known.get(name) or FileRecord(sha256=sha256_of(folder / name), size=(folder / name).stat().st_size)
+        for name in names
     }

@@ -12,6 +12,8 @@ rendered history holds a training example for each of its items, and an instruct
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from model_store.code_tokens import CodeTokens
 from model_store.errors import DecoderUnusable
+from model_store.instructions import QUERY
 from model_store.item_codes import ItemCodes
 
 PROMPT_VERSION = 2
@@ -29,6 +32,8 @@ MARKERS = (HISTORY_TOKEN, ASK_TOKEN, ANSWER_TOKEN)
 
 MAX_INSTRUCTION_TOKENS = 96
 """Tokens between <|ask|> and <|answer|>; the text in an instruction is cut to fit."""
+
+_TEXT_SLOT, _ITEMS_SLOT = "text", "items"
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,77 @@ class PromptEncoder:
 
     def query(self, history: NDArray[np.integer], query: str) -> NDArray[np.int32]:
         """The prompt that asks for the item meant by `query`, by a user with this history (which may be empty)."""
-        return self.instruction(history, self.text(f"find: {query}"))
+        return self.instruction(history, self.fill(QUERY, text=self.query_text(query)))
 
     def instruction(self, history: NDArray[np.integer], tokens: Sequence[int]) -> NDArray[np.int32]:
         """A prompt with an instruction after the history; int32. Instructions too long lose their end."""
-        vocabulary = self.tokenizer.get_vocab()
-        ask = [vocabulary[ASK_TOKEN], *tokens[:MAX_INSTRUCTION_TOKENS], vocabulary[ANSWER_TOKEN]]
-        asked = np.array(ask, dtype=np.int32)
+        ask, answer = self._ask_and_answer
+        asked = np.array([ask, *tokens[:MAX_INSTRUCTION_TOKENS], answer], dtype=np.int32)
         return np.concatenate([self.sequential(history), asked]) if len(history) else asked
+
+    def fill(self, template: str, *, text: Sequence[int] = (), items: Sequence[int] = ()) -> list[int]:
+        """Token ids of an instruction, for `instruction`.
+
+        Args:
+            template: one of `model_store.instructions`; may have the slots `{text}` and `{items}`, each once.
+            text: token ids, as of `phrase`; they lose their end where they are too many.
+            items: item indices, spelled as codes.
+
+        Raises:
+            ValueError: the template has another slot.
+        """
+        room = max(0, self.room(template, len(items)))
+        filled: list[int] = []
+        for literal, slot in self._pieces(template):
+            filled += literal
+            if slot == _TEXT_SLOT:
+                filled += text[:room]
+            elif slot == _ITEMS_SLOT:
+                filled += self.item_tokens_NL[np.asarray(items, dtype=np.int64)].ravel().tolist()
+            elif slot is not None:
+                raise ValueError(f"instruction {template!r} has a slot {slot!r}, which nothing fills")
+        return filled
+
+    def room(self, template: str, items: int = 0) -> int:
+        """How many tokens of text fit a template, beside its own words and the codes of so many items.
+
+        Below 0 when not even the codes fit; `instruction` would cut them.
+        """
+        words = sum(len(literal) for literal, _ in self._pieces(template))
+        return MAX_INSTRUCTION_TOKENS - words - items * int(self.item_tokens_NL.shape[1])
 
     def text(self, text: str) -> list[int]:
         """Token ids of plain text; markers and code tokens written out in it are read as text, not as tokens."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return ids
+
+    def phrase(self, text: str) -> list[int]:
+        """Token ids of text that fills a slot or is an answer; empty for blank text.
+
+        It is read behind a blank, as in the middle of a sentence, so that a word is the same tokens wherever it stands.
+        """
+        words = " ".join(text.split())
+        return self.text(f" {words}") if words else []
+
+    def query_text(self, query: str) -> list[int]:
+        """Token ids of a query; capitals are not told apart, since people who search rarely use them."""
+        return self.phrase(query.lower())
+
+    @cached_property
+    def _ask_and_answer(self) -> tuple[int, int]:
+        # Looking a token up copies the whole vocabulary, which takes milliseconds.
+        vocabulary = self.tokenizer.get_vocab()
+        return vocabulary[ASK_TOKEN], vocabulary[ANSWER_TOKEN]
+
+    def _pieces(self, template: str) -> list[tuple[list[int], str | None]]:
+        """The tokens of a template's own words, each with the slot behind them; tokenised once."""
+        if template not in self._templates:
+            self._templates[template] = [
+                (self.text(literal.rstrip(" ") if slot else literal) if literal.strip() else [], slot)
+                for literal, slot, _, _ in Formatter().parse(template)
+            ]
+        return self._templates[template]
+
+    @cached_property
+    def _templates(self) -> dict[str, list[tuple[list[int], str | None]]]:
+        return {}

@@ -1,4 +1,4 @@
-"""Ranking metrics of a published version on held-out items, beside SASRec of the same run and popularity.
+"""Ranking metrics of a published version on held-out items, beside its collaborative encoder and popularity.
 
 Every user of the split is ranked over all items, under two protocols: `all` leaves the items of the history in the
 ranking, `unseen` takes them out. Published numbers use either; compare only within one.
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from model_store.bundle import Bundle
 from model_store.decoders.protocol import Decoder, DecodeRequest
 from model_store.errors import TesseraError
-from offline.collaborative_encoder import load_encoder
+from offline.collaborative.encoder import CollaborativeEncoder
+from offline.collaborative.encoder_files import load_encoder
+from offline.collaborative.validation import exclude_seen
 from offline.interactions import Dataset
 from offline.leave_one_out import EvaluationCases, leave_one_out
 from offline.progress import progress
 from offline.ranking_metrics import CUTOFFS, ranking_metrics, ranks_in_lists, ranks_in_scores
-from offline.sasrec import SASRec, exclude_seen
 
 SplitName = Literal["valid", "test"]
 _CHUNK = 512
@@ -54,11 +55,11 @@ def evaluate(bundle: Bundle, decoder: Decoder, dataset: Dataset, split: SplitNam
     cases = leave_one_out(dataset).evaluation_cases(split)
     if len(cases.targets) == 0:
         raise TesseraError(f"{dataset.name}: no user has the 3 events an evaluation needs")
-    sasrec = load_encoder(bundle, len(dataset.catalog))
+    encoder = load_encoder(bundle, len(dataset.catalog))
     protocols = {
         name: {
             "tessera": _decoded(decoder, cases, beam_width, seen_excluded, name),
-            "sasrec": _scored(cases, seen_excluded, sasrec, None),
+            encoder.kind: _scored(cases, seen_excluded, encoder, None),
             "popular": _scored(cases, seen_excluded, None, np.asarray(bundle.popularity)),
         }
         for name, seen_excluded in (("all", False), ("unseen", True))
@@ -91,14 +92,17 @@ def _decoded(
 
 
 def _scored(
-    cases: EvaluationCases, seen_excluded: bool, sasrec: SASRec | None, popularity: NDArray[np.float32] | None
+    cases: EvaluationCases,
+    seen_excluded: bool,
+    encoder: CollaborativeEncoder | None,
+    popularity: NDArray[np.float32] | None,
 ) -> dict[str, float]:
     ranks = []
     for start in range(0, len(cases.targets), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(cases.targets)))
         histories = [cases.histories[row] for row in rows]
-        if sasrec is not None:
-            scores = sasrec.next_item_logits(histories).numpy()
+        if encoder is not None:
+            scores = encoder.next_item_logits(histories).numpy()
         else:
             assert popularity is not None
             scores = np.tile(popularity, (len(histories), 1))

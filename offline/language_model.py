@@ -3,8 +3,9 @@
 Shapes: L levels, C entries a level, D joint vector size, H hidden size.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPT
 
 from model_store.catalog import Catalog
 from model_store.errors import TesseraError
-from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS, code_token_names
+from model_store.instructions import FIELDS, NO, PARAPHRASES, YES
+from model_store.item_codes import LEVEL_LETTERS, code_token_names
 from model_store.prompts import MARKERS
+from offline.language_model_training.token_start import start_from_codebooks, start_from_projection
 
 _SCRATCH_PREFIX = "scratch:"
 _END_TOKEN = "<|end|>"
@@ -25,6 +28,9 @@ _INIT_STD = 0.02
 _SCRATCH_CODE_LENGTH = 1.8
 """Length at which first-level code tokens of a scratch model start. Behind a layer norm and with tied embeddings the
 logits' standard deviation is a row's length; at the usual 0.02 a coordinate it would take epochs to grow there."""
+
+
+TOKEN_STARTS = ("codebook", "projection", "random")
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,14 @@ class LanguageModelConfig:
     text_vocabulary: int = 2048
     """Tokens of text that the tokenizer of a scratch model learns from the catalogue."""
     token_start: str = "codebook"
-    """`codebook`: code tokens start at their projected centroid; `random`: like any new token."""
+    """`codebook`: code tokens start at their randomly rotated centroid; `projection`: at what an alignment with the
+    language model has made of it; `random`: like any new token."""
 
     def __post_init__(self) -> None:
-        if self.token_start not in ("codebook", "random"):
-            raise TesseraError(f"language_model.token_start must be codebook or random, not {self.token_start!r}")
+        if self.token_start not in TOKEN_STARTS:
+            raise TesseraError(
+                f"language_model.token_start must be codebook, projection or random, not {self.token_start!r}"
+            )
         if self.llm.startswith(_SCRATCH_PREFIX) and self.llm.removeprefix(_SCRATCH_PREFIX) not in SCRATCH_SIZES:
             raise TesseraError(f"language_model.llm: {self.llm!r} is not one of scratch:{'|'.join(SCRATCH_SIZES)}")
 
@@ -75,23 +84,43 @@ def build_language_model(
     *,
     max_positions: int,
     seed: int,
+    token_vectors_LCH: NDArray[np.float32] | None = None,
 ) -> tuple[Any, Any]:
     """Give the model and its tokenizer, code tokens included.
 
+    Args:
+        catalog: whose text a scratch model's tokenizer learns.
+        codebooks_LCD: rows of entries that are not in use are zero.
+        config: settings.
+        max_positions: tokens of the longest sequence, prompt and answer.
+        seed: of every random start.
+        token_vectors_LCH: the entries as an alignment projects them, for `token_start = "projection"`.
+
     Raises:
-        TesseraError: the checkpoint cannot be loaded, or reads fewer than `max_positions` tokens.
+        TesseraError: the checkpoint cannot be loaded, or reads fewer than `max_positions` tokens; or there is no
+            projection to start from.
     """
+    if config.token_start == "projection" and token_vectors_LCH is None:
+        raise TesseraError(
+            "language_model.token_start=projection: these item codes were made without a projection into a language "
+            "model's space; choose codes that have one, or set language_model.token_start=codebook"
+        )
     torch.manual_seed(seed)
     if config.llm.startswith(_SCRATCH_PREFIX):
         size = SCRATCH_SIZES[config.llm.removeprefix(_SCRATCH_PREFIX)]
         tokenizer = _train_tokenizer(catalog, config.text_vocabulary)
         model = _scratch_model(size, tokenizer, config.dropout, max_positions)
-        length = _SCRATCH_CODE_LENGTH
+        median = mean = _SCRATCH_CODE_LENGTH
     else:
         tokenizer, model = _load_checkpoint(config.llm, max_positions)
-        length = model.get_input_embeddings().weight.detach().norm(dim=-1).median().item()
+        lengths = model.get_input_embeddings().weight.detach().norm(dim=-1)
+        is_word = torch.ones(len(lengths), dtype=torch.bool)
+        is_word[tokenizer.convert_tokens_to_ids(new_tokens())] = False
+        median, mean = lengths[is_word].median().item(), lengths[is_word].mean().item()
     if config.token_start == "codebook":
-        _start_from_codebooks(model, tokenizer, codebooks_LCD, length, seed)
+        start_from_codebooks(model, tokenizer, codebooks_LCD, median, seed)
+    elif config.token_start == "projection" and token_vectors_LCH is not None:
+        start_from_projection(model, tokenizer, token_vectors_LCH, np.any(codebooks_LCD, axis=-1), mean, seed)
     return model, tokenizer
 
 
@@ -118,7 +147,7 @@ def _load_checkpoint(name: str, max_positions: int) -> tuple[Any, Any]:
 
 
 def _train_tokenizer(catalog: Catalog, vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer of the catalogue's text."""
+    """A byte-level BPE tokenizer of the catalogue's text and of the instructions."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -128,10 +157,22 @@ def _train_tokenizer(catalog: Catalog, vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator((catalog.document(index) for index in range(len(catalog))), trainer)
+    bpe.train_from_iterator(_texts(catalog), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END_TOKEN, pad_token=_PAD_TOKEN)
     tokenizer.add_tokens(new_tokens(), special_tokens=True)
     return tokenizer
+
+
+def _texts(catalog: Catalog) -> Iterator[str]:
+    """Every document, and instructions at least as often, each in its turn: training reads them that often too."""
+    templates = [template for paraphrases in PARAPHRASES.values() for template in paraphrases]
+    asked = [template.replace("{field}", field) for template in templates for field in FIELDS]
+    words = [literal for template in asked for literal, _, _, _ in Formatter().parse(template) if literal.strip()]
+    words += [f" {answer}" for answer in (YES, NO)]
+    for index in range(max(len(catalog), len(words))):
+        if index < len(catalog):
+            yield catalog.document(index)
+        yield words[index % len(words)]
 
 
 def _scratch_model(size: ScratchSize, tokenizer: Any, dropout: float, max_positions: int) -> Any:
@@ -154,27 +195,3 @@ def _scratch_model(size: ScratchSize, tokenizer: Any, dropout: float, max_positi
         pad_token_id=tokenizer.pad_token_id,
     )
     return GPTNeoXForCausalLM(config)
-
-
-def _start_from_codebooks(
-    model: Any, tokenizer: Any, codebooks_LCD: NDArray[np.float32], length: float, seed: int
-) -> None:
-    """Put each code token at its centroid, through one random rotation; first-level tokens get `length` on average.
-
-    Near centroids start as near tokens, and levels keep their relative sizes: coarse ones are longer than corrections.
-    """
-    levels, entries, size = codebooks_LCD.shape
-    hidden = model.get_input_embeddings().weight.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    wide = max(hidden, size)
-    rotation = torch.linalg.qr(torch.randn(wide, wide, generator=generator)).Q[:size, :hidden]
-    vectors = torch.from_numpy(codebooks_LCD).reshape(levels * entries, size) @ rotation
-    used = vectors.norm(dim=-1) > 0
-    first_level = vectors[:entries][used[:entries]].norm(dim=-1).mean()
-    vectors = vectors * (length / first_level)
-    # A little noise tells apart tokens whose centroids coincide.
-    vectors += torch.randn(vectors.shape, generator=generator) * (0.1 * length / math.sqrt(hidden))
-    ids = torch.tensor(tokenizer.convert_tokens_to_ids(code_token_names(levels, CODEBOOK_SIZE)))
-    with torch.no_grad():
-        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-            embedding.weight[ids[used]] = vectors[used].to(embedding.weight)

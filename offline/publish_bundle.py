@@ -1,28 +1,28 @@
 """Write what was trained as a bundle of the model store."""
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
 from model_store.manifest import Manifest, describe_files
 from model_store.prompts import PROMPT_VERSION
+from offline.codes.code_report import write_code_report
+from offline.codes.export_quantizer import export_quantizer
+from offline.codes.joint_embedding import JointEncoder
+from offline.codes.quantization import Quantization
+from offline.collaborative.encoder import CollaborativeEncoder
+from offline.collaborative.encoder_files import save_encoder
 from offline.interactions import Dataset
-from offline.joint_embedding import JointEncoder
+from offline.language_model_training.report import write_report
 from offline.recipe import Recipe
-from offline.residual_kmeans import Quantization
 from offline.run_record import library_versions
-from offline.sasrec import SASRec
 
 _EXACT_INDEX_UP_TO = 200_000
 _HNSW_NEIGHBOURS = 32
@@ -39,7 +39,7 @@ class TrainedModel:
     """
 
     popularity: NDArray[np.float32]
-    collaborative: SASRec
+    collaborative: CollaborativeEncoder
     joint_vectors: NDArray[np.float32]
     joint_encoder: JointEncoder
     quantization: Quantization
@@ -56,11 +56,13 @@ def publish(store: ModelStore, version: str, dataset: Dataset, recipe: Recipe, m
         np.save(folder / "popularity.npy", model.popularity)
         np.save(folder / "item_embeddings.npy", model.joint_vectors)
         faiss.write_index(_neighbour_index(model.joint_vectors), str(folder / "items.faiss"))
-        _write_encoder(folder / "encoder", model.collaborative)
-        _write_quantizer(folder / "quantizer", recipe, model)
+        save_encoder(folder / "encoder", model.collaborative)
+        export_quantizer(folder / "quantizer", model.joint_encoder, model.quantization, recipe.text, recipe.seed)
         (folder / "llm").mkdir()
         model.language_model.save_pretrained(folder / "llm", safe_serialization=True)
         model.tokenizer.save_pretrained(folder / "llm")
+        write_report(folder / "report", model.metrics["language_model"])
+        write_code_report(folder / "report", dataset.catalog, model.popularity, model.quantization)
         return finish(
             Manifest(
                 version=version,
@@ -90,19 +92,3 @@ def _neighbour_index(vectors_ND: NDArray[np.float32]) -> Any:
         index = faiss.IndexHNSWFlat(vectors_ND.shape[1], _HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
     index.add(np.ascontiguousarray(vectors_ND))
     return index
-
-
-def _write_encoder(folder: Path, sasrec: SASRec) -> None:
-    folder.mkdir()
-    save_file(sasrec.state_dict(), folder / "model.safetensors")
-    config = {"kind": "sasrec", **dataclasses.asdict(sasrec.config)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-
-
-def _write_quantizer(folder: Path, recipe: Recipe, model: TrainedModel) -> None:
-    folder.mkdir()
-    np.save(folder / "codebooks.npy", model.quantization.codebooks_LCD)
-    save_file(model.joint_encoder.state_dict(), folder / "joint_encoder.safetensors")
-    config = {"kind": "joint", "entries": model.quantization.report["entries"]}
-    config |= {"text": dataclasses.asdict(recipe.text), "joint": dataclasses.asdict(recipe.joint)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from model_store.errors import TesseraError
+from offline.codes.config import CodesConfig
+from offline.codes.joint_embedding import JointConfig
+from offline.codes.text_targets import check_alignment
+from offline.collaborative.encoder import EncoderConfig
+from offline.collaborative.kinds import config_of_kind
+from offline.collaborative.sasrec import SASRecConfig
 from offline.embed_items import TextConfig
-from offline.joint_embedding import JointConfig
 from offline.language_model import LanguageModelConfig
-from offline.residual_kmeans import CodesConfig
-from offline.sasrec import SASRecConfig
+from offline.tasks.task_mix import TaskConfig
 from offline.train_language_model import TrainingConfig
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
@@ -31,11 +35,19 @@ class Recipe:
     """Items of a history that the language model reads. With a multiple of 8 a full prompt leaves one token beyond the
     blocks that vLLM shares between beams, not up to 31."""
     text: TextConfig = field(default_factory=TextConfig)
-    collaborative: SASRecConfig = field(default_factory=SASRecConfig)
+    collaborative: EncoderConfig = field(default_factory=SASRecConfig)
+    """Gives the behaviour vectors that codes are made from, and a row of every evaluation."""
+    teacher: EncoderConfig | None = None
+    """Whose opinion is distilled into the language model; the collaborative encoder's where nothing is said."""
     joint: JointConfig = field(default_factory=JointConfig)
     codes: CodesConfig = field(default_factory=CodesConfig)
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    tasks: TaskConfig = field(default_factory=lambda: TaskConfig(share=0.0))
+    """Off in a recipe that says nothing of tasks."""
+
+    def __post_init__(self) -> None:
+        check_alignment(self.codes, self.language_model.llm)
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting, for the manifest."""
@@ -61,11 +73,23 @@ def load_recipe(name_or_file: str, overrides: list[str] | None = None) -> Recipe
     except tomllib.TOMLDecodeError as error:
         raise TesseraError(f"{path}: not TOML: {error}") from None
     content.setdefault("name", path.stem)
+    _forget_other_kinds(content, overrides or [])
     for override in overrides or []:
         _apply(content, override)
     recipe = _build(Recipe, content, where="")
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+def _forget_other_kinds(content: dict[str, Any], overrides: list[str]) -> None:
+    """Let an override that names another kind of encoder start from that kind's defaults, not the file's settings."""
+    for override in overrides:
+        key, _, kind = override.partition("=")
+        section = key.strip().removesuffix(".kind")
+        if section not in ("collaborative", "teacher") or not isinstance(settings := content.get(section), dict):
+            continue
+        if kind.strip(" \"'") != settings.get("kind", SASRecConfig.kind):
+            content[section] = {}
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -85,13 +109,15 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _build(kind: Any, content: dict[str, Any], where: str) -> Any:
+    if kind is EncoderConfig:
+        kind, content = config_of_kind(content, where)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     values = {}
     for key, value in content.items():
         dotted = f"{where}{key}"
         if key not in fields:
             raise TesseraError(f"recipe: unknown setting {dotted!r}; known here: {', '.join(sorted(fields))}")
-        expected = fields[key].type
+        expected = EncoderConfig if fields[key].type == EncoderConfig | None else fields[key].type
         if dataclasses.is_dataclass(expected):
             if not isinstance(value, dict):
                 raise TesseraError(f"recipe: {dotted} is a section, not a value")

@@ -105,14 +105,14 @@ def users_with_history(redis: Any, keys: Keys) -> list[str]:
     return sorted(keys.user_of_history(key.decode()) for key in found)
 
 
-def stale_users(redis: Any, keys: Keys, version: str, users: Sequence[str]) -> list[str]:
+def stale_users(redis: Any, keys: Keys, cache_version: str, users: Sequence[str]) -> list[str]:
     """Those of `users` who had events since their entry was decoded, or have no entry of this version."""
     stale = {user.decode() for user in redis.zrange(keys.dirty, 0, -1)}
     for start in range(0, len(users), _PIPELINE_COMMANDS):
         chunk = users[start : start + _PIPELINE_COMMANDS]
         pipeline = redis.pipeline(transaction=False)
         for user in chunk:
-            pipeline.exists(keys.entry(version, user))
+            pipeline.exists(keys.entry(cache_version, user))
         stale.update(user for user, exists in zip(chunk, pipeline.execute(), strict=True) if not exists)
     return [user for user in users if user in stale]
 
@@ -230,7 +230,7 @@ class CacheRefresh:
         for part, part_answers in _in_parts(users, answers):
             pipeline = self._redis.pipeline(transaction=False)
             for user, answer in zip(part, part_answers, strict=True):
-                key = self._keys.entry(self._bundle.version, user)
+                key = self._keys.entry(self._bundle.cache_version, user)
                 pipeline.set(key, self._entry(answer, decoded_at).pack(), ex=self._config.entry_ttl_s)
                 pipeline.zrem(self._keys.dirty, user)
             pipeline.execute()
@@ -266,7 +266,7 @@ class CacheRefresh:
         step = max(1, len(users) // _SIZED_ENTRIES)
         pipeline = self._redis.pipeline(transaction=False)
         for user in users[::step]:
-            pipeline.memory_usage(self._keys.entry(self._bundle.version, user), samples=0)
+            pipeline.memory_usage(self._keys.entry(self._bundle.cache_version, user), samples=0)
         sizes = [size for size in pipeline.execute() if size]
         return round(sum(sizes) / len(sizes), 1) if sizes else 0.0
 

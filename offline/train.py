@@ -1,10 +1,14 @@
 """The training pipeline: data in, a published bundle out.
 
-    read -> split -> collaborative vectors -> text vectors -> joint vectors -> codes -> language model -> publish
+    read -> split -> text vectors -> collaborative vectors -> joint vectors -> codes -> language model -> publish
+                          `-------> teacher -----------------------------------------------^
 
 Every stage writes what it made to the run's folder, whole or not at all, so a killed run continues behind the last
 finished stage, and the language model behind its last finished epoch. The folder is named after the data and the
-recipe, and goes when the bundle is published.
+recipe, and goes when the bundle is published. Runs that share a folder of stages make a stage once when its settings,
+and those of the stages before it, are the same.
+
+Several processes (see `offline.processes`) train the language model together; every other stage is the main one's.
 """
 
 import hashlib
@@ -21,25 +25,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.code_tokens import CodeTokens
 from model_store.errors import TesseraError
 from model_store.item_codes import ItemCodes
 from model_store.prefix_trie import PrefixTrie
-from model_store.prompts import PromptEncoder
+from model_store.prompts import MAX_INSTRUCTION_TOKENS, PromptEncoder
+from offline.codes.item_vectors import ItemVectors
+from offline.codes.joint_embedding import JointEncoder, train_joint_embedding
+from offline.codes.make_codes import make_codes
+from offline.codes.quantization import Quantization
+from offline.codes.text_targets import text_targets
+from offline.collaborative.encoder import CollaborativeEncoder, EncoderConfig
+from offline.collaborative.kinds import build_encoder, train_encoder
 from offline.embed_items import embed_items
 from offline.interactions import Dataset
-from offline.joint_embedding import JointEncoder, train_joint_embedding
 from offline.language_model import build_language_model
-from offline.leave_one_out import Split, leave_one_out
+from offline.language_model_training.task_batches import TaskBatches
+from offline.leave_one_out import Histories, Split, leave_one_out
+from offline.processes import Processes
 from offline.progress import say
 from offline.publish_bundle import TrainedModel, publish
 from offline.recipe import Recipe
-from offline.residual_kmeans import quantize
-from offline.sasrec import SASRec, train_sasrec
-from offline.train_language_model import LanguageModelTrainer, Teacher
+from offline.tasks.examples import MAX_TEXT_TOKENS, TaskSampler
+from offline.train_language_model import LanguageModelTrainer
 
 MIN_TRAINING_ITEMS = 16
 
@@ -52,22 +62,35 @@ class Run:
         dataset: what to train on.
         recipe: every setting.
         folder: where unfinished work is kept.
+        stages: where finished stages are kept; `folder` unless runs share them.
     """
 
     dataset: Dataset
     recipe: Recipe
     folder: Path
+    stages: Path
 
     @classmethod
-    def create(cls, dataset: Dataset, recipe: Recipe, home: Path) -> "Run":
-        """Name the run after its data and settings, so that the same command finds its unfinished work."""
+    def create(cls, dataset: Dataset, recipe: Recipe, home: Path, shared: Path | None = None) -> "Run":
+        """Name the run after its data and settings, so that the same command finds its unfinished work.
+
+        `shared` is a folder for the stages of several runs; it stays when they are published.
+        """
         settings = json.dumps(recipe.as_dict(), sort_keys=True)
         digest = hashlib.sha256(f"{dataset.fingerprint} {settings}".encode()).hexdigest()[:16]
-        return cls(dataset, recipe, home / "runs" / f"{dataset.name}-{digest}")
+        folder = home / "runs" / f"{dataset.name}-{digest}"
+        return cls(dataset, recipe, folder, shared or folder)
+
+    def stage(self, name: str, *depends_on: object) -> Path:
+        """Where a stage's results go, less the file's ending: named after all that they depend on."""
+        depends = repr((self.dataset.fingerprint, self.recipe.seed, *depends_on))
+        return self.stages / f"{name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}"
 
 
 def train(run: Run, store: ModelStore) -> Bundle:
     """Run every stage that is not done yet and publish the result.
+
+    It returns in the main process. The others have nothing left to do when the language model is trained, and end.
 
     Raises:
         TesseraError: the data cannot be trained on, or a setting does not fit it.
@@ -82,7 +105,12 @@ def train(run: Run, store: ModelStore) -> Bundle:
             "more events (at least 1 needed)"
         )
     run.folder.mkdir(parents=True, exist_ok=True)
-    model = _train_stages(run, split)
+    run.stages.mkdir(parents=True, exist_ok=True)
+    processes = Processes()
+    model = _train_stages(run, split, processes)
+    processes.end()
+    if not processes.is_main:
+        raise SystemExit(0)
     model.metrics["train_seconds"] = round(time.monotonic() - started, 1)
     version = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + run.folder.name[-6:]
     bundle = publish(store, version, run.dataset, run.recipe, model)
@@ -90,69 +118,95 @@ def train(run: Run, store: ModelStore) -> Bundle:
     return bundle
 
 
-def _train_stages(run: Run, split: Split) -> TrainedModel:
+def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
+    if not processes.is_main:
+        # For what the main process makes alone and leaves in the run's folder.
+        processes.wait()
     dataset, recipe, seed = run.dataset, run.recipe, run.recipe.seed
     counts = _training_counts(dataset, split)
     validation = split.evaluation_cases("valid")
 
-    sasrec = SASRec(len(dataset.catalog), recipe.collaborative)
-    sasrec_metrics = _stage(
-        run,
-        "collaborative",
-        sasrec,
-        lambda: train_sasrec(split.train, validation, len(counts), recipe.collaborative, seed),
-    )
-    behaviour = sasrec.item_vectors.weight.detach().numpy()
+    text_stage = run.stage("text", recipe.text)
+    text = _arrays(text_stage, lambda: {"vectors": embed_items(dataset.catalog, recipe.text)})["vectors"]
 
-    text = _arrays(run, "text", lambda: {"vectors": embed_items(dataset.catalog, recipe.text)})["vectors"]
+    def encoder(config: EncoderConfig) -> tuple[CollaborativeEncoder, dict[str, float], Path]:
+        model = build_encoder(len(dataset.catalog), config)
+        stage = run.stage("encoder", config, text_stage.name)
+        metrics = _trained(
+            stage,
+            model,
+            lambda: train_encoder(split.train, validation, len(counts), config, seed, processes.device, text),
+        )
+        return model.to(processes.device), metrics, stage
+
+    collaborative, collaborative_metrics, collaborative_stage = encoder(recipe.collaborative)
+    teacher, teacher_metrics, _ = encoder(recipe.teacher or recipe.collaborative)
+    behaviour = collaborative.vectors().detach().cpu().numpy()
+
+    joint_stage = run.stage("joint", recipe.joint, text_stage.name, collaborative_stage.name)
 
     def embed_jointly() -> dict[str, NDArray[Any]]:
         encoder, vectors = train_joint_embedding(text, behaviour, counts > 0, recipe.joint, seed)
-        _save_weights(run.folder / "joint.safetensors", encoder)
+        _save_weights(joint_stage.with_suffix(".safetensors"), encoder)
         return {"vectors": vectors}
 
-    joint = _arrays(run, "joint", embed_jointly)["vectors"]
+    joint = _arrays(joint_stage, embed_jointly)["vectors"]
     joint_encoder = JointEncoder(text.shape[1], behaviour.shape[1], recipe.joint)
-    joint_encoder.load_state_dict(load_file(run.folder / "joint.safetensors"))
+    joint_encoder.load_state_dict(load_file(joint_stage.with_suffix(".safetensors")))
 
-    quantization = quantize(joint, recipe.codes, seed)
-    say(f"item codes: {quantization.report}")
+    def tokenize() -> dict[str, NDArray[Any]]:
+        llm, limit, device = recipe.language_model.llm, recipe.text.max_tokens, processes.device
+        targets = text_targets(dataset.catalog, text, recipe.codes, llm, limit, device)
+        vectors = ItemVectors(text, behaviour, joint, counts > 0)
+        return make_codes(vectors, targets, recipe.codes, seed, device).as_arrays()
+
+    codes_stage = run.stage("codes", recipe.codes, recipe.language_model.llm, joint_stage.name)
+    quantization = Quantization.from_arrays(_arrays(codes_stage, tokenize))
+    if processes.is_main:
+        say(f"item codes: {quantization.report}")
 
     codes = ItemCodes(quantization.codes_NL)
     trie = PrefixTrie.build(codes)
-    max_positions = 8 + (recipe.max_history + 1) * codes.levels
+    # The longest sequence: a full history, an instruction with its markers, and an answer in words or as a code.
+    max_positions = 8 + recipe.max_history * codes.levels + MAX_INSTRUCTION_TOKENS + MAX_TEXT_TOKENS
     model, tokenizer = build_language_model(
         dataset.catalog,
         quantization.codebooks_LCD,
         recipe.language_model,
         max_positions=max_positions,
         seed=seed,
+        token_vectors_LCH=quantization.token_vectors_LCH,
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     code_tokens = CodeTokens.from_vocabulary(tokenizer, Path(recipe.language_model.llm))
     prompts = PromptEncoder.create(tokenizer, code_tokens, codes, recipe.max_history)
+    tasks = _tasks(run, split, codes, prompts)
+    if processes.is_main:
+        processes.wait()
     trainer = LanguageModelTrainer(
-        model.to(device),
+        model.to(processes.device),
         code_tokens,
         prompts,
         trie,
-        _teacher(sasrec.to(device)),
+        teacher.probabilities,
         recipe.training,
         run.folder / "language_model",
         seed,
+        tasks=tasks,
+        processes=processes,
     )
     training = trainer.train(split.train, validation)
     best = next(record for record in training["curve"] if record["epoch"] == training["best_epoch"])
     return TrainedModel(
         popularity=counts.astype(np.float32),
-        collaborative=sasrec,
+        collaborative=collaborative,
         joint_vectors=joint,
         joint_encoder=joint_encoder,
         quantization=quantization,
         language_model=model,
         tokenizer=tokenizer,
         metrics={
-            "collaborative_validation": sasrec_metrics,
+            "collaborative_validation": collaborative_metrics,
+            "teacher_validation": teacher_metrics,
             "codes": quantization.report,
             "language_model": training,
             "language_model_validation": {name: value for name, value in best.items() if "@" in name},
@@ -161,46 +215,41 @@ def _train_stages(run: Run, split: Split) -> TrainedModel:
     )
 
 
-def _teacher(sasrec: SASRec) -> Teacher:
-    sasrec.eval()
-    limit = sasrec.config.max_length
-
-    def probabilities(items_BT: Tensor) -> Tensor:
-        with torch.no_grad():
-            # It reads no further back than it was trained to; windows of the language model are no longer than that
-            # unless max_history is raised above its max_length.
-            states = sasrec(items_BT[:, :limit])
-            after = sasrec.scores(states).double().softmax(-1)
-            missing = items_BT.shape[1] - after.shape[1]
-            return torch.nn.functional.pad(after, (0, 0, 0, missing))
-
-    return probabilities
+def _tasks(run: Run, split: Split, codes: ItemCodes, prompts: PromptEncoder) -> TaskBatches | None:
+    dataset, config, seed = run.dataset, run.recipe.tasks, run.recipe.seed
+    if config.share == 0:
+        return None
+    whole = Histories(dataset.offsets, dataset.items)
+    sampler = TaskSampler(split.train, dataset.catalog, codes, prompts, config, whole, seed)
+    return TaskBatches(sampler, config.share, codes.levels, prompts.tokenizer.pad_token_id or 0, seed)
 
 
 def _training_counts(dataset: Dataset, split: Split) -> NDArray[np.int64]:
     return np.bincount(split.train.items, minlength=len(dataset.catalog))
 
 
-def _arrays(run: Run, name: str, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    path = run.folder / f"{name}.npz"
+def _arrays(stage: Path, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    path = stage.with_suffix(".npz")
     if not path.exists():
-        staging = run.folder / f".{name}.npz"
+        staging = stage.with_suffix(".part.npz")
         np.savez(staging, allow_pickle=False, **make())
         staging.rename(path)
     with np.load(path, allow_pickle=False) as stored:
         return {key: stored[key] for key in stored.files}
 
 
-def _stage(
-    run: Run, name: str, model: torch.nn.Module, make: Callable[[], tuple[torch.nn.Module, dict[str, float]]]
+def _trained(
+    stage: Path, model: torch.nn.Module, make: Callable[[], tuple[torch.nn.Module, dict[str, float]]]
 ) -> dict[str, float]:
-    """Train a model once: load it into `model` when the run has it already. Returns its metrics."""
-    metrics_path = run.folder / f"{name}.json"
+    """Train a model once: load it into `model` when the stage is there already. Returns its metrics."""
+    metrics_path = stage.with_suffix(".json")
     if not metrics_path.exists():
         trained, metrics = make()
-        _save_weights(run.folder / f"{name}.safetensors", trained)
-        metrics_path.write_text(json.dumps(metrics), encoding="utf-8")
-    model.load_state_dict(load_file(run.folder / f"{name}.safetensors"))
+        _save_weights(stage.with_suffix(".safetensors"), trained)
+        staging = stage.with_suffix(".part.json")
+        staging.write_text(json.dumps(metrics), encoding="utf-8")
+        staging.rename(metrics_path)
+    model.load_state_dict(load_file(stage.with_suffix(".safetensors")))
     model.eval()
     loaded: dict[str, float] = json.loads(metrics_path.read_text(encoding="utf-8"))
     return loaded

@@ -37,9 +37,27 @@ class TrieLoss:
         self._paths_NL = self._paths_NL.to(device)
 
     def __call__(
-        self, hidden_PLH: Tensor, items_P: Tensor, head_weight: Tensor, teacher_PN: Tensor | None, weight: float
+        self,
+        hidden_PLH: Tensor,
+        items_P: Tensor,
+        head_weight: Tensor,
+        teacher_PN: Tensor | None,
+        weight: float,
+        head_bias: Tensor | None = None,
     ) -> Tensor:
-        """Mean over positions of the summed level losses.
+        """Mean over positions of the loss that `by_position` gives."""
+        return self.by_position(hidden_PLH, items_P, head_weight, teacher_PN, weight, head_bias).mean()
+
+    def by_position(
+        self,
+        hidden_PLH: Tensor,
+        items_P: Tensor,
+        head_weight: Tensor,
+        teacher_PN: Tensor | None,
+        weight: float,
+        head_bias: Tensor | None = None,
+    ) -> Tensor:
+        """The summed level losses of each position; float32 [P].
 
         Args:
             hidden_PLH: the model's state before each code token of the target.
@@ -47,8 +65,9 @@ class TrieLoss:
             head_weight: the output embedding, [vocabulary, H].
             teacher_PN: the teacher's item probabilities (float64, rows of zeros where it has none), or None.
             weight: share of the soft loss, 0 to 1.
+            head_bias: of the output embedding, [vocabulary], where it has one.
         """
-        total = hidden_PLH.new_zeros(len(items_P))
+        total = torch.zeros(len(items_P), device=items_P.device)
         cumulative = None
         if teacher_PN is not None:
             by_leaf = teacher_PN[:, self._leaf_item].cumsum(-1)
@@ -57,7 +76,9 @@ class TrieLoss:
         for level in range(self._levels):
             own_P = self._paths_NL[items_P, level]
             children_PC, real_PC = (x.squeeze(1) for x in self._trie.children(parents_P[:, None], level))
-            logits = functional.linear(hidden_PLH[:, level], head_weight[self._code_ids_LC[level]]).float()
+            ids_C = self._code_ids_LC[level]
+            bias_C = None if head_bias is None else head_bias[ids_C]
+            logits = functional.linear(hidden_PLH[:, level], head_weight[ids_C], bias_C).float()
             log_probs_PC = (
                 logits.gather(-1, self._trie.token[children_PC]).masked_fill(~real_PC, float("-inf")).log_softmax(-1)
             )
@@ -67,7 +88,7 @@ class TrieLoss:
                 hard_P = self._with_teacher(hard_P, log_probs_PC, children_PC, real_PC, cumulative, weight)
             total = total + hard_P
             parents_P = own_P
-        return total.mean()
+        return total
 
     def _with_teacher(
         self,

@@ -17,10 +17,12 @@ from model_store.bundle import Bundle, ModelStore
 from model_store.catalog import Catalog
 from model_store.item_codes import LEVEL_LETTERS, code_token_names
 from model_store.manifest import Manifest, describe_files
-from model_store.prompts import MARKERS, PROMPT_VERSION
+from model_store.prompts import MARKERS, MAX_INSTRUCTION_TOKENS, PROMPT_VERSION
 
 _EMBEDDING_SIZE = 16
 _CATEGORIES = ("Garden", "Kitchen", "Toys")
+WORDS = ("find:", "warm", "wool", "socks", "red", "garden", "chair", "for", "a", "small", "kitchen", "gift")
+"""What the tokenizer of a tiny bundle knows besides codes; every other word is unknown to it."""
 
 
 def build_tiny_bundle(
@@ -67,7 +69,9 @@ def build_tiny_bundle(
         index = faiss.IndexFlatIP(_EMBEDDING_SIZE)
         index.add(vectors)
         faiss.write_index(index, str(folder / "items.faiss"))
-        write_tiny_llm(folder / "llm", layers=layers, hidden=hidden, positions=max_history * 4 + 16, seed=seed)
+        # A history, an instruction after it, and the code it asks for.
+        positions = (max_history + 1) * len(LEVEL_LETTERS) + MAX_INSTRUCTION_TOKENS + len(MARKERS)
+        write_tiny_llm(folder / "llm", layers=layers, hidden=hidden, positions=positions, seed=seed)
         bundle = publish(
             Manifest(
                 version=version,
@@ -104,15 +108,22 @@ def random_codes(random: np.random.Generator, items: int, first_level: int) -> N
     return shuffled
 
 
-def write_tiny_llm(folder: Path, *, layers: int, hidden: int, positions: int, seed: int) -> None:
-    """Save a GPT-NeoX checkpoint with random weights, and a tokenizer that knows the code tokens."""
-    names = ["<unk>", "<pad>", "<eos>", *MARKERS, *code_token_names(len(LEVEL_LETTERS))]
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of a few words that knows the code tokens, as special ones, the way a trained model's does."""
+    names = ["<unk>", "<pad>", "<eos>", *WORDS]
     words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>")
+    tokenizer.add_tokens([*MARKERS, *code_token_names(len(LEVEL_LETTERS))], special_tokens=True)
+    return tokenizer
+
+
+def write_tiny_llm(folder: Path, *, layers: int, hidden: int, positions: int, seed: int) -> None:
+    """Save a GPT-NeoX checkpoint with random weights, and its tokenizer."""
+    tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
     config = GPTNeoXConfig(
-        vocab_size=len(names),
+        vocab_size=len(tokenizer),
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 32,

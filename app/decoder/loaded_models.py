@@ -1,4 +1,7 @@
-"""Which model versions the decoder process has in memory: opened on demand, checked, and let go."""
+"""Which model versions the decoder process has in memory: opened on demand, checked, and let go.
+
+Versions with the same language model, such as one and its extensions, share one copy of it.
+"""
 
 import asyncio
 import importlib.util
@@ -8,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +23,11 @@ from app.structured_logging import FIELDS
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.protocol import Decoder, DecodeRequest
 from model_store.errors import BundleNotFound, DecoderUnusable, TesseraError
+from model_store.manifest import LANGUAGE_MODEL_FOLDER
 from model_store.prefix_trie import EligibleItems
 
 if TYPE_CHECKING:
+    from model_store.decoders.torch_decoder import TorchDecoder
     from model_store.decoders.vllm_decoder import VLLMDecoder
 
 Engine = Literal["torch", "vllm"]
@@ -41,17 +46,30 @@ class VersionUnusable(Exception):
 
 
 @dataclass(eq=False)
+class SharedEngine:
+    """The language model that one or several versions decode with.
+
+    Attributes:
+        holders: versions that need it open; it is closed when the last lets go.
+    """
+
+    holders: int = 0
+
+
+@dataclass(eq=False)
 class LoadedModel:
     """One version in memory.
 
     Attributes:
         bundle: where it comes from.
-        decoder: its engine.
+        decoder: decodes it.
+        engine: what its decoder shares with those of other versions.
         legal_mass: per level, what the self-check measured; empty where it measures none.
     """
 
     bundle: Bundle
     decoder: Decoder
+    engine: SharedEngine = field(default_factory=SharedEngine)
     legal_mass: tuple[float, ...] = ()
     _filters: OrderedDict[str, EligibleItems] = field(default_factory=OrderedDict)
     _users: int = 0
@@ -100,9 +118,11 @@ class LoadedModel:
                 self._idle.set()
 
     async def retire(self) -> None:
-        """Close the engine once nothing uses it."""
+        """Let go of the engine once nothing uses this version, and close it if no other version needs it."""
         await self._idle.wait()
-        await asyncio.to_thread(self.decoder.close)
+        self.engine.holders -= 1
+        if not self.engine.holders:
+            await asyncio.to_thread(self.decoder.close)
 
 
 class LoadedModels:
@@ -155,10 +175,9 @@ class LoadedModels:
         return await asyncio.shield(self._loading[version])
 
     def discard(self, model: LoadedModel) -> None:
-        """Let go of a model whose engine has died; the next `get` loads it anew."""
-        if self._loaded.get(model.bundle.version) is model:
-            del self._loaded[model.bundle.version]
-            self._retire(model)
+        """Let go of a model whose engine has died, and of those that share it; the next `get` loads them anew."""
+        for sharing in [other for other in self._loaded.values() if other.engine is model.engine]:
+            self._let_go(sharing)
 
     async def close(self) -> None:
         """Close every engine."""
@@ -166,14 +185,14 @@ class LoadedModels:
             # A load runs in a thread and cannot be stopped half-way; what it opens must be closed.
             await asyncio.gather(loading, return_exceptions=True)
         for model in list(self._loaded.values()):
-            self.discard(model)
+            self._let_go(model)
         await asyncio.gather(*self._retiring, return_exceptions=True)
 
     async def _load(self, version: str) -> LoadedModel:
         try:
             async with self._one_at_a_time:
                 begin = time.monotonic()
-                model = await asyncio.to_thread(open_model, self._store, version, self._settings, self._engine)
+                model = await self._open(version)
         # Not remembered: looking again costs nothing, and its files may arrive any moment.
         except BundleNotFound as error:
             raise VersionUnusable(str(error)) from error
@@ -196,14 +215,33 @@ class LoadedModels:
         _logger.info("version loaded", extra={FIELDS: fields})
         self._loaded[version] = model
         while len(self._loaded) > self._settings.keep_versions:
-            self.discard(next(iter(self._loaded.values())))
+            self._let_go(next(iter(self._loaded.values())))
         return model
+
+    async def _open(self, version: str) -> LoadedModel:
+        manifest = await asyncio.to_thread(self._store.manifest, version)
+        like = next((one for one in self._loaded.values() if one.bundle.manifest.same_language_model(manifest)), None)
+        if like is None:
+            model = await asyncio.to_thread(open_model, self._store, version, self._settings, self._engine)
+            model.engine.holders += 1
+            return model
+        # Held from now on, so that it is not closed while the version is opened.
+        like.engine.holders += 1
+        try:
+            return await asyncio.to_thread(open_sharing, self._store, version, like)
+        except BaseException:
+            self._retire(like)
+            raise
 
     def _remember_unusable(self, version: str, message: str) -> None:
         self._unusable.pop(version, None)
         self._unusable[version] = (time.monotonic() + self._settings.retry_unusable_s, message)
         if len(self._unusable) > _TROUBLES_KEPT:
             del self._unusable[next(iter(self._unusable))]
+
+    def _let_go(self, model: LoadedModel) -> None:
+        del self._loaded[model.bundle.version]
+        self._retire(model)
 
     def _retire(self, model: LoadedModel) -> None:
         task = asyncio.create_task(model.retire(), name="retire")
@@ -249,7 +287,7 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
             max_concurrent=settings.batch,
         )
         try:
-            return LoadedModel(bundle, decoder, _check_vllm(decoder, bundle))
+            return LoadedModel(bundle, decoder, legal_mass=_check_vllm(decoder, bundle))
         except BaseException:
             decoder.close()
             raise
@@ -264,11 +302,23 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
     return LoadedModel(bundle, torch_decoder)
 
 
+def open_sharing(store: ModelStore, version: str, like: LoadedModel) -> LoadedModel:
+    """Open a version whose language model another one has in memory, warm and checked already. Takes no model's time.
+
+    Raises:
+        TesseraError: the bundle is missing or damaged.
+    """
+    # The files of the language model are not read, so their digests need not be.
+    bundle = store.open(version, skip=(*_UNREAD_FOLDERS, LANGUAGE_MODEL_FOLDER))
+    decoder = cast("TorchDecoder | VLLMDecoder", like.decoder).for_version(bundle)
+    return LoadedModel(bundle, decoder, like.engine, like.legal_mass)
+
+
 def _check_vllm(decoder: "VLLMDecoder", bundle: Bundle) -> tuple[float, ...]:
     weights = sum(
         record.size
         for name, record in bundle.manifest.files.items()
-        if name.startswith("llm/") and "safetensors" in name
+        if name.startswith(LANGUAGE_MODEL_FOLDER) and "safetensors" in name
     )
     if weights > _REFERENCE_BYTES:
         return decoder.self_check().legal_mass

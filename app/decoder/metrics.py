@@ -23,7 +23,7 @@ class DecoderMetrics:
             registry=registry,
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
         )
-        self.beams = Counter("tessera_decoder_beams", "Beams asked for.", registry=registry)
+        self.beams = Counter("tessera_decoder_beams", "Beams asked for, or candidates to rank.", registry=registry)
         self.stage_seconds = Histogram(
             "tessera_decoder_stage_seconds",
             "Time in one stage of a decode: wait (in the queue), decode (in the engine).",

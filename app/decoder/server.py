@@ -163,7 +163,7 @@ def create_decoder_app(settings: DecoderSettings, engine: Engine) -> FastAPI:
 
     @app.post("/decode")
     async def decode(request: Request) -> Response:
-        """Decode one history; see `DecodeBody` and `DecodeReply`."""
+        """Decode one history or query; see `DecodeBody` and `DecodeReply`."""
         try:
             response = await _answer(request, app.state.service, metrics)
         except Problem as problem:
@@ -244,6 +244,8 @@ def _request(model: LoadedModel, body: DecodeBody) -> DecodeRequest:
         beam_width=body.beam_width,
         excluded=model.item_indices(body.excluded, "excluded"),
         eligible=model.eligible(body.eligible),
+        query=body.query,
+        candidates=None if body.candidates is None else model.item_indices(body.candidates, "candidates"),
     )
 
 

@@ -64,7 +64,7 @@ async def show_history(user_id: PathId, query: NoQuery, services: CurrentService
 async def forget_user(user_id: PathId, query: NoQuery, services: CurrentServices) -> Json:
     """Forget a user: history, lists of every published version, and pending refresh."""
     try:
-        existed = await services.cache.forget(user_id, await services.active.known_versions())
+        existed = await services.cache.forget(user_id, await services.active.cache_versions())
     except CacheUnavailable:
         raise StorageUnavailable from None
     return Json({"user_id": user_id, "existed": existed})

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from app.dependencies import CurrentServices, NoQuery, PathId, require
+from app.dependencies import CurrentServices, NoQuery, PathId, Services, require
 from app.json_response import Json
 from app.problems import QueryNotSupported, responses
 from app.recommendation import ExplainedRecommendation, Recommendation
@@ -20,8 +20,8 @@ router = APIRouter(
 async def recommend_to_user(
     user_id: PathId, asked: Annotated[RecommendParameters, Query()], request: Request, services: CurrentServices
 ) -> Json:
-    """Recommend items to a user. A user nobody has heard of gets popular items."""
-    _refuse_query(asked)
+    """Recommend items to a user. A user nobody has heard of gets popular items, or what a query asks for."""
+    _check_query(asked, services)
     answer = await services.recommender.recommend(asked.wanted(user_id=user_id))
     request.scope[SOURCE] = answer.source
     return Json(answer)
@@ -29,8 +29,8 @@ async def recommend_to_user(
 
 @router.post("/recommend", responses={200: {"model": Recommendation | ExplainedRecommendation}})
 async def recommend(asked: RecommendBody, query: NoQuery, request: Request, services: CurrentServices) -> Json:
-    """Recommend items to a user, or to an anonymous session given as its history of item ids."""
-    _refuse_query(asked)
+    """Recommend items to a user, to an anonymous session given as its history of item ids, or for a query alone."""
+    _check_query(asked, services)
     answer = await services.recommender.recommend(asked.wanted(user_id=asked.user_id, history=asked.history or ()))
     request.scope[SOURCE] = answer.source
     return Json(answer)
@@ -39,11 +39,11 @@ async def recommend(asked: RecommendBody, query: NoQuery, request: Request, serv
 @router.post("/recommend/batch", responses={200: {"model": BatchAnswer}})
 async def recommend_to_users(asked: BatchBody, query: NoQuery, services: CurrentServices) -> Json:
     """Recommend items to up to 100 users, in one round trip to the cache."""
-    _refuse_query(asked)
+    _check_query(asked, services)
     answers = await services.recommender.recommend_many([asked.wanted(user_id=user_id) for user_id in asked.user_ids])
     return Json({"answers": answers})
 
 
-def _refuse_query(asked: RecommendParameters) -> None:
-    if asked.q is not None:
+def _check_query(asked: RecommendParameters, services: Services) -> None:
+    if asked.q is not None and not services.active.served.takes_queries:
         raise QueryNotSupported

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.prefix_trie import EligibleItems
+from model_store.prompts import PromptEncoder
 
 
 def _no_items() -> NDArray[np.int32]:
@@ -19,11 +20,15 @@ class DecodeRequest:
     """One constrained decode.
 
     Attributes:
-        history: item indices, oldest first; int32 [H], H >= 1. Only the manifest's `max_history` newest are read.
+        history: item indices, oldest first; int32 [H]. Only the manifest's `max_history` newest are read. H >= 1, or
+            with a query H >= 0.
         n: how many items to return.
-        beam_width: beams kept at each level; raised to `n` where it is smaller.
+        beam_width: beams kept at each level; raised to `n` where it is smaller. Of no meaning with candidates.
         excluded: item indices this user must not see; int32 [X], any order, duplicates allowed.
         eligible: the catalogue-wide filter, None when every item may be shown.
+        query: what the user asks for in words; None for the next item of the history.
+        candidates: item indices; int32 [K], any order, duplicates allowed. Only these are ranked, each by its exact
+            score, without a beam. None for the whole catalogue.
     """
 
     history: NDArray[np.int32]
@@ -31,11 +36,20 @@ class DecodeRequest:
     beam_width: int
     excluded: NDArray[np.int32] = field(default_factory=_no_items)
     eligible: EligibleItems | None = None
+    query: str | None = None
+    candidates: NDArray[np.int32] | None = None
 
     @property
     def width(self) -> int:
-        """Beams to keep: fewer than `n` could not return `n` items."""
-        return max(self.n, self.beam_width)
+        """Codes followed at each level: beams, of which fewer than `n` could not return `n` items, or candidates."""
+        return max(self.n, self.beam_width) if self.candidates is None else len(self.candidates)
+
+    def open_candidates(self) -> NDArray[np.int32]:
+        """The candidates that may be shown, each once; int32, none where there are no candidates."""
+        if self.candidates is None:
+            return _no_items()
+        items = np.setdiff1d(self.candidates, self.excluded)
+        return items if self.eligible is None else items[self.eligible.mask[items]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +64,8 @@ class Decoder(Protocol):
     """Decodes item codes under the trie.
 
     A score is the sum over levels of the log-softmax over the children of the node in the whole catalogue's trie.
-    Filters and exclusions prune beams and never renormalise, so an item's score does not depend on them. With a beam at
-    least as wide as the trie's widest level the answer is exact.
+    Filters, exclusions and candidates prune and never renormalise, so an item's score does not depend on them. With a
+    beam at least as wide as the trie's widest level, and always with candidates, the answer is exact.
     """
 
     name: str
@@ -60,8 +74,23 @@ class Decoder(Protocol):
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """Decode a batch: for each request min(n, eligible items) distinct items, best first."""
 
-    def score_items(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
-        """The exact log-probability of each given item after this history; float64 [len(items)]."""
+    def score_items(
+        self, history: NDArray[np.int32], items: NDArray[np.int32], query: str | None = None
+    ) -> NDArray[np.float64]:
+        """The exact log-probability of each given item after this history and query; float64 [len(items)]."""
 
     def close(self) -> None:
         """Give back the engine's memory and processes."""
+
+
+def render(prompts: PromptEncoder, history: NDArray[np.int32], query: str | None) -> NDArray[np.int32]:
+    """The prompt of one decode.
+
+    Raises:
+        ValueError: there is neither a history nor a query.
+    """
+    if query is not None:
+        return prompts.query(history, query)
+    if len(history) == 0:
+        raise ValueError("without a query, a history must hold at least one item")
+    return prompts.sequential(history)

@@ -1,9 +1,13 @@
-"""The built-in decoder: beam search over item codes by tree attention, on any Hugging Face causal language model.
+"""The built-in decoder: item codes by tree attention, on any Hugging Face causal language model.
+
+A beam search takes one pass for the prompt and one for each level; given candidates are scored in a single pass.
 
 Shapes: U users, B beams, C children (padded to the level's largest family), H hidden size, N items, M trie nodes.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +18,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
-from model_store.decoders.protocol import Decoded, DecodeRequest
-from model_store.decoders.tree_attention import TreePass
+from model_store.decoders.item_tree import item_tree
+from model_store.decoders.open_leaves import OpenLeaves
+from model_store.decoders.protocol import Decoded, DecodeRequest, render
+from model_store.decoders.tree_attention import TreePass, whole_tree
 from model_store.decoders.trie_tensors import TrieTensors
 from model_store.errors import DecoderUnusable
-from model_store.prefix_trie import EligibleItems, PrefixTrie
+from model_store.prefix_trie import PrefixTrie
 from model_store.prompts import PromptEncoder
 
 _CLOSED = float("-inf")
-_SCORED_TOGETHER = 1024
+# Items of one user in one pass: attention is computed between all their nodes, seen or not.
+_SCORED_TOGETHER = 256
 _HEAD_TOLERANCE = 1e-3
 
 
@@ -57,7 +64,7 @@ class TorchDecoder:
         self._model = model.eval()
         self._device = next(model.parameters()).device
         self._batch_size = batch_size or (16 if self._device.type == "cpu" else 256)
-        self._score = score
+        self._score_over = score
         self._prompts = prompts
         self._trie = trie
         self._trie_arrays = TrieTensors(trie, self._device)
@@ -66,7 +73,11 @@ class TorchDecoder:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, device: str | None = None, batch_size: int | None = None) -> "TorchDecoder":
-        """Load a bundle's model; on CUDA when there is one, in bfloat16 there, in float32 elsewhere."""
+        """Load a bundle's model; on CUDA when there is one, in bfloat16 there, in float32 elsewhere.
+
+        Raises:
+            DecoderUnusable: the model reads fewer tokens than the longest prompt and a code take, or see above.
+        """
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if chosen.startswith("cuda") else torch.float32
         tokenizer = AutoTokenizer.from_pretrained(bundle.llm_path, local_files_only=True)
@@ -75,6 +86,13 @@ class TorchDecoder:
         )
         code_tokens = CodeTokens.from_vocabulary(tokenizer, bundle.llm_path)
         prompts = PromptEncoder.create(tokenizer, code_tokens, bundle.item_codes, bundle.manifest.max_history)
+        needed = prompts.max_length + bundle.trie.levels
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and limit < needed:
+            raise DecoderUnusable(
+                f"{bundle.llm_path}: the model reads {limit} tokens, a query after a full history takes {needed}; "
+                "train with a lower max_history"
+            )
         return cls(
             model.to(chosen),
             code_tokens,
@@ -84,45 +102,59 @@ class TorchDecoder:
             score=bundle.manifest.score,
         )
 
+    def for_version(self, bundle: Bundle) -> "TorchDecoder":
+        """A decoder of another version with the same language model, which is shared: nothing is loaded or computed."""
+        other = copy.copy(self)
+        code_tokens = CodeTokens(self._code_ids_LC.cpu().numpy().astype(np.int32))
+        other._prompts = replace(self._prompts, item_tokens_NL=code_tokens.of_items(bundle.item_codes))
+        other._trie = bundle.trie
+        other._trie_arrays = TrieTensors(bundle.trie, self._device)
+        return other
+
     @torch.inference_mode()
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
-        """See `protocol.Decoder`."""
+        """See `protocol.Decoder`. Requests with and without a query share a batch; candidates are ranked apart."""
+        prompts = [render(self._prompts, request.history, request.query) for request in requests]
         answers: list[list[Decoded]] = [[] for _ in requests]
-        for batch in self._batches(requests):
-            for index, answer in zip(batch, self._decode_batch([requests[i] for i in batch]), strict=True):
+        for batch in self._batches(requests, prompts):
+            chosen = [requests[i] for i in batch]
+            run = self._search if chosen[0].candidates is None else self._rank
+            for index, answer in zip(batch, run(chosen, [prompts[i] for i in batch]), strict=True):
                 answers[index] = answer
         return answers
 
     @torch.inference_mode()
-    def score_items(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
+    def score_items(
+        self, history: NDArray[np.int32], items: NDArray[np.int32], query: str | None = None
+    ) -> NDArray[np.float64]:
         """See `protocol.Decoder`; the prompt is computed once, shared prefixes of the items too."""
-        scores = [
-            self._score_chunk(history, items[start : start + _SCORED_TOGETHER])
-            for start in range(0, len(items), _SCORED_TOGETHER)
-        ]
-        return np.concatenate(scores) if scores else np.empty(0)
+        prompt = render(self._prompts, history, query)
+        return self._score([prompt], [items])[0] if len(items) else np.empty(0)
 
     def close(self) -> None:
         """Nothing is held outside the process; memory goes with the object."""
 
-    def _batches(self, requests: Sequence[DecodeRequest]) -> Iterator[list[int]]:
-        """Group requests of one width and like length, so that little of a batch is padding."""
-        for request in requests:
-            if len(request.history) == 0:
-                raise ValueError("a history must hold at least one item")
-        order = sorted(range(len(requests)), key=lambda i: (requests[i].width, len(requests[i].history)))
+    def _batches(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> Iterator[list[int]]:
+        """Group requests of one kind and width and of like length, so that little of a batch is padding."""
+        kinds = [
+            # Beams are all as many as the width says; trees of about as many candidates are padded to the largest.
+            (False, request.width) if request.candidates is None else (True, request.width.bit_length())
+            for request in requests
+        ]
+        order = sorted(range(len(requests)), key=lambda i: (kinds[i], len(prompts[i])))
         start = 0
         for at in range(1, len(order) + 1):
             full = at - start == self._batch_size
-            if at == len(order) or full or requests[order[at]].width != requests[order[start]].width:
+            if at == len(order) or full or kinds[order[at]] != kinds[order[start]]:
                 yield order[start:at]
                 start = at
 
-    def _decode_batch(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
+    def _search(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> list[list[Decoded]]:
+        """Beam search: the best of the whole catalogue."""
         width = requests[0].width
         trie, levels = self._trie_arrays, self._trie.levels
-        tree = self._prefill([r.history for r in requests], width * (levels - 1))
-        open_leaves = _OpenLeaves(self._trie, requests, self._device)
+        tree = TreePass(self._model, *self._prompt_batch(prompts), width * (levels - 1))
+        open_leaves = OpenLeaves(self._trie, requests, self._device)
 
         hidden_UBH = tree.prompt_hidden_UH[:, None]
         nodes_UB = torch.zeros(len(requests), 1, dtype=torch.int64, device=self._device)
@@ -140,27 +172,84 @@ class TorchDecoder:
             if depth + 1 < levels:
                 tokens_UB = self._code_ids_LC[depth][trie.token[nodes_UB]]
                 hidden_UBH = tree.advance(tokens_UB, parents_UB if depth else None)
-        return self._ranked(requests, nodes_UB, scores_UB)
-
-    def _ranked(self, requests: Sequence[DecodeRequest], nodes_UB: Tensor, scores_UB: Tensor) -> list[list[Decoded]]:
         leaves_UB = (nodes_UB - int(self._trie.level_begin[-2])).cpu().numpy()
         scores = scores_UB.float().cpu().numpy()
-        answers = []
-        for row, request in enumerate(requests):
-            alive = np.flatnonzero(np.isfinite(scores[row]))
-            # Equal scores in the order of the codes, so that every engine returns the same list.
-            order = alive[np.lexsort((leaves_UB[row, alive], -scores[row, alive]))][: request.n]
-            items = self._trie.leaf_item[leaves_UB[row, order]].tolist()
-            pairs = zip(items, scores[row, order].tolist(), strict=True)
-            answers.append([Decoded(item, score) for item, score in pairs])
-        return answers
+        return [self._best(leaves_UB[row], scores[row], request.n) for row, request in enumerate(requests)]
+
+    def _rank(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> list[list[Decoded]]:
+        """The best of each request's candidates."""
+        items = [request.open_candidates() for request in requests]
+        if not any(len(some) for some in items):
+            return [[] for _ in requests]
+        scores = self._score(prompts, items)
+        return [
+            self._best(self._trie.item_leaf[some], found, request.n)
+            for request, some, found in zip(requests, items, scores, strict=True)
+        ]
+
+    def _best(self, leaves_K: NDArray[np.integer], scores_K: NDArray[np.floating], n: int) -> list[Decoded]:
+        alive = np.flatnonzero(np.isfinite(scores_K))
+        # Equal scores in the order of the codes, so that every engine returns the same list.
+        order = alive[np.lexsort((leaves_K[alive], -scores_K[alive]))][:n]
+        items = self._trie.leaf_item[leaves_K[order]].tolist()
+        return [Decoded(item, score) for item, score in zip(items, scores_K[order].tolist(), strict=True)]
+
+    def _score(
+        self, prompts: Sequence[NDArray[np.int32]], items: Sequence[NDArray[np.int32]]
+    ) -> list[NDArray[np.float64]]:
+        """The score of each user's items, of which somebody must have one."""
+        parts = [
+            self._score_trees(prompts, [some[start : start + _SCORED_TOGETHER] for some in items])
+            for start in range(0, max(map(len, items)), _SCORED_TOGETHER)
+        ]
+        return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
+
+    def _score_trees(
+        self, prompts: Sequence[NDArray[np.int32]], items: Sequence[NDArray[np.int32]]
+    ) -> list[NDArray[np.float64]]:
+        """One pass over the prompts and trees of all users."""
+        trie = self._trie_arrays
+        trees = [item_tree(self._trie, some, skip_certain=self._score_over == "children") for some in items]
+        levels = list(zip(*trees, strict=True))
+        nodes, continued = [], []
+        for depth, level in enumerate(levels):
+            # The root is there whether anything is decided at it or not.
+            width = max(1 if depth == 0 else 0, *(len(one.nodes) for one in level))
+            # Any node of the depth will do as padding; nobody asks for what it gives.
+            nodes.append(self._padded([one.nodes for one in level], width, fill=int(self._trie.level_begin[depth])))
+            if depth:
+                tokens_UB = self._code_ids_LC[depth - 1][trie.token[nodes[depth]]]
+                continued.append((tokens_UB, self._padded([one.parents for one in level], width, fill=0)))
+        hidden = whole_tree(self._model, *self._prompt_batch(prompts), continued)
+        totals_UK = torch.zeros(len(trees), max(map(len, items)), dtype=torch.float64, device=self._device)
+        for depth, (level, nodes_UB, hidden_UBH) in enumerate(zip(levels, nodes, hidden, strict=True)):
+            log_probs_UBC = self._child_log_probs(hidden_UBH, *trie.children(nodes_UB, depth), depth)
+            owners = np.repeat(np.arange(len(level)), [len(one.items) for one in level])
+            users, rows, slots, children = (
+                torch.from_numpy(part).to(self._device)
+                for part in (
+                    owners,
+                    np.concatenate([one.items for one in level]),
+                    np.concatenate([one.slots for one in level]),
+                    np.concatenate([one.children for one in level]),
+                )
+            )
+            totals_UK[users, rows] += log_probs_UBC[users, slots, children].double()
+        totals = totals_UK.cpu().numpy()
+        return [totals[row, : len(some)] for row, some in enumerate(items)]
+
+    def _padded(self, rows: Sequence[NDArray[np.integer]], width: int, fill: int) -> Tensor:
+        padded = np.full((len(rows), width), fill, dtype=np.int64)
+        for number, row in enumerate(rows):
+            padded[number, : len(row)] = row
+        return torch.from_numpy(padded).to(self._device)
 
     def _child_log_probs(self, hidden_UBH: Tensor, children_UBC: Tensor, real_UBC: Tensor, depth: int) -> Tensor:
         """Log-probability of each child, normalised over the node's children in the whole trie; float32 [U, B, C]."""
         logits = self._logits(hidden_UBH, self._code_ids_LC[depth])
         entries_UBC = self._trie_arrays.token[children_UBC]
         child_logits = logits.gather(-1, entries_UBC).masked_fill(~real_UBC, _CLOSED)
-        if self._score == "vocabulary":
+        if self._score_over == "vocabulary":
             return child_logits - self._vocabulary_normaliser(hidden_UBH)
         return child_logits.log_softmax(-1)
 
@@ -173,35 +262,10 @@ class TorchDecoder:
         head = self._model.get_output_embeddings()
         return torch.stack([head(rows).float().logsumexp(-1, keepdim=True) for rows in hidden_UBH])
 
-    def _prefill(self, histories: Sequence[NDArray[np.int32]], slots: int) -> TreePass:
-        prompts = [self._prompts.sequential(history) for history in histories]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
-        padded = np.zeros((len(prompts), max(len(prompt) for prompt in prompts)), dtype=np.int64)
-        for row, prompt in enumerate(prompts):
-            padded[row, : len(prompt)] = prompt
-        return TreePass(self._model, torch.from_numpy(padded).to(self._device), lengths, slots)
-
-    def _score_chunk(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
-        trie, levels = self._trie_arrays, self._trie.levels
-        paths_KL = self._trie.paths(items).astype(np.int64)
-        tree = self._prefill([history], len(items) * (levels - 1))
-        hidden_UBH = tree.prompt_hidden_UH[:, None]
-        nodes = np.zeros(1, dtype=np.int64)
-        slot_of_item = np.zeros(len(items), dtype=np.int64)
-        total = np.zeros(len(items))
-        for depth in range(levels):
-            children_UBC, real_UBC = trie.children(torch.from_numpy(nodes).to(self._device)[None], depth)
-            log_probs_BC = self._child_log_probs(hidden_UBH, children_UBC, real_UBC, depth)[0].double().cpu().numpy()
-            # Children are contiguous, so a child's column is its distance from the first one.
-            columns = paths_KL[:, depth] - self._trie.first_child[nodes[slot_of_item]]
-            total += log_probs_BC[slot_of_item, columns]
-            if depth + 1 < levels:
-                parent_slots = slot_of_item
-                nodes, first_use, slot_of_item = np.unique(paths_KL[:, depth], return_index=True, return_inverse=True)
-                tokens = self._code_ids_LC[depth][trie.token[torch.from_numpy(nodes).to(self._device)]]
-                parents = torch.from_numpy(parent_slots[first_use]).to(self._device)
-                hidden_UBH = tree.advance(tokens[None], parents[None] if depth else None)
-        return total
+    def _prompt_batch(self, prompts: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        """Prompts padded on the right, [U, T], and their lengths, [U]."""
+        lengths = [len(prompt) for prompt in prompts]
+        return self._padded(prompts, max(lengths), fill=0), torch.tensor(lengths, device=self._device)
 
     @torch.inference_mode()
     def _check_head(self) -> None:
@@ -214,43 +278,3 @@ class TorchDecoder:
                 f"{type(self._model).__name__}: its logits are not a plain projection of the last hidden state "
                 f"(difference {difference:.3g}); models that cap or rescale logits are not supported"
             )
-
-
-class _OpenLeaves:
-    """Which subtrees still hold an item that each user may see."""
-
-    def __init__(self, trie: PrefixTrie, requests: Sequence[DecodeRequest], device: torch.device) -> None:
-        filters: dict[int, int] = {}
-        counts: list[NDArray[np.int32]] = []
-        rows = []
-        excluded = []
-        for request in requests:
-            leaves = trie.excluded_leaves(request.excluded)
-            if request.eligible is not None:
-                # A leaf that the filter already closed must not be subtracted a second time.
-                leaves = leaves[request.eligible.mask[trie.leaf_item[leaves]]]
-            excluded.append(leaves)
-            if id(request.eligible) not in filters:
-                filters[id(request.eligible)] = len(counts)
-                counts.append(_eligible_counts(trie, request.eligible))
-            rows.append(filters[id(request.eligible)])
-        self._counts_FN = torch.as_tensor(np.stack(counts), dtype=torch.int64, device=device)
-        self._filter_U = torch.tensor(rows, device=device)
-        # Padding lies beyond the last leaf, where no subtree begins or ends after it.
-        width = max(1, *(len(leaves) for leaves in excluded))
-        padded = np.full((len(requests), width), trie.item_count + 1, dtype=np.int64)
-        for row, leaves in enumerate(excluded):
-            padded[row, : len(leaves)] = leaves
-        self._excluded_UX = torch.from_numpy(padded).to(device)
-
-    def below(self, trie: TrieTensors, nodes_UBC: Tensor) -> Tensor:
-        """Whether each node leads to an item that may be shown; bool [U, B, C]."""
-        shape = nodes_UBC.shape
-        begin, end = trie.leaf_begin[nodes_UBC].flatten(1), trie.leaf_end[nodes_UBC].flatten(1)
-        counts = self._counts_FN[self._filter_U[:, None], end] - self._counts_FN[self._filter_U[:, None], begin]
-        counts -= torch.searchsorted(self._excluded_UX, end) - torch.searchsorted(self._excluded_UX, begin)
-        return (counts > 0).view(shape)
-
-
-def _eligible_counts(trie: PrefixTrie, eligible: EligibleItems | None) -> NDArray[np.int32]:
-    return np.arange(trie.item_count + 1, dtype=np.int32) if eligible is None else eligible.counts

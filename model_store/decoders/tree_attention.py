@@ -1,14 +1,16 @@
-"""Forward passes over a tree of continuations: one prefill, then every node of a level in one pass.
+"""Forward passes over a tree of continuations, whose nodes are extra positions behind the prompt.
 
-The nodes of a level enter the model as extra positions of the same sequence. A mask lets each see the prompt, its own
-ancestors and itself; its position number is its depth. Keys and values are only ever appended, so nothing is copied or
-reordered when beams fork.
+A mask lets each node see the prompt, its own ancestors and itself; its position number is its depth. A beam search
+finds the tree level by level, so there is one pass for the prompt and one for each level (`TreePass`): keys and values
+are only ever appended, and nothing is copied or reordered when beams fork. Where the whole tree is known beforehand,
+prompt and tree go through the model together, once (`whole_tree`).
 
 Works with any decoder-only Hugging Face model that takes a 4-D attention mask and explicit position ids (sdpa).
 
-Shapes: U users, T prompt tokens (padded on the right), B slots a level (beams), H hidden size.
+Shapes: U users, T prompt tokens (padded on the right), B slots a level (beams), S slots of all levels, H hidden size.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,3 +103,43 @@ class TreePass:
             use_cache=True,
         ).last_hidden_state
         return hidden
+
+
+def whole_tree(
+    model: Any, prompts_UT: Tensor, lengths_U: Tensor, levels: Sequence[tuple[Tensor, Tensor]]
+) -> list[Tensor]:
+    """The hidden states of all levels from a single pass: the last of each prompt, [U, 1, H], then [U, B, H] a level.
+
+    Args:
+        model: the causal language model, in eval mode.
+        prompts_UT: token ids, padded on the right with any id; int64 [U, T].
+        lengths_U: real tokens of each prompt; int64 [U].
+        levels: of each level below the prompt the token ids, and which slot of the level before each one continues (of
+            no meaning in the first); int64 [U, B] both, where B differs from level to level.
+    """
+    users, width = prompts_UT.shape
+    device = prompts_UT.device
+    sizes = [tokens_UB.shape[1] for tokens_UB, _ in levels]
+    total = width + sum(sizes)
+    visible = torch.zeros(users, total, total, dtype=torch.bool, device=device)
+    # Causal with the padding on the right: no real position ever looks at a padded one.
+    visible[:, :width, :width] = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    visible[:, width:, :width] = (torch.arange(width, device=device)[None] < lengths_U[:, None])[:, None]
+    positions = [torch.arange(width, device=device).expand(users, width)]
+    begin, above = width, slice(0, 0)
+    for depth, (size, (_, parents_UB)) in enumerate(zip(sizes, levels, strict=True)):
+        own = slice(begin, begin + size)
+        if depth:
+            ancestors = visible[:, above, width:]
+            visible[:, own, width:] = ancestors.gather(1, parents_UB[:, :, None].expand(-1, -1, ancestors.shape[2]))
+        visible[:, own, own] = torch.eye(size, dtype=torch.bool, device=device)
+        positions.append((lengths_U + depth)[:, None].expand(users, size))
+        begin, above = begin + size, own
+    hidden = model.base_model(
+        input_ids=torch.cat([prompts_UT, *(tokens_UB for tokens_UB, _ in levels)], dim=1),
+        attention_mask=visible[:, None],
+        position_ids=torch.cat(positions, dim=1),
+        use_cache=False,
+    ).last_hidden_state
+    prompt_end = hidden[torch.arange(users, device=device), lengths_U - 1]
+    return [prompt_end[:, None], *hidden[:, width:].split(sizes, dim=1)]

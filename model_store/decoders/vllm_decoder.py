@@ -8,9 +8,11 @@ Shapes: B beams, C children of one node, K candidates (the children of all beams
 """
 
 import asyncio
-from collections.abc import Sequence
+import copy
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,11 @@ from transformers import AutoTokenizer
 
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
-from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
+from model_store.decoders.item_tree import item_tree
+from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest, render
 from model_store.decoders.vllm_engine import VLLMEngine, gather
 from model_store.errors import DecoderUnusable
+from model_store.item_codes import CODEBOOK_SIZE
 from model_store.prefix_trie import open_nodes
 from model_store.prompts import PromptEncoder
 
@@ -80,9 +84,18 @@ class VLLMDecoder:
             # The prompt, every code token but the last, and the token that each request generates.
             max_tokens=self._prompts.max_length + self._trie.levels,
             max_sequences=min(beam_width * max_concurrent, _MAX_SEQUENCES),
-            most_ids=max(self._trie.max_children),
+            # Not what this trie needs: another version's may have larger families, see `for_version`.
+            most_ids=CODEBOOK_SIZE,
             kv_cache_gib=kv_cache_gib,
         )
+
+    def for_version(self, bundle: Bundle) -> "VLLMDecoder":
+        """A decoder of another version with the same language model: both share one engine, which `close` ends."""
+        other = copy.copy(self)
+        item_tokens_NL = CodeTokens(self._code_ids_LC).of_items(bundle.item_codes)
+        other._prompts = replace(self._prompts, item_tokens_NL=item_tokens_NL)
+        other._trie = bundle.trie
+        return other
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """See `protocol.Decoder`.
@@ -96,11 +109,16 @@ class VLLMDecoder:
         """Start one decode; cancelling the future takes its beams out of the engine."""
         return self._engine.submit(self._decode_one(request))
 
-    def score_items(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
+    def score_items(
+        self, history: NDArray[np.int32], items: NDArray[np.int32], query: str | None = None
+    ) -> NDArray[np.float64]:
         """See `protocol.Decoder`; prefixes that items share are computed once."""
-        if len(items) == 0:
-            return np.empty(0)
-        return self._engine.submit(self._score_items(history, items)).result()
+
+        async def score() -> NDArray[np.float64]:
+            # In the engine's loop like every other rendering: a tokenizer belongs to one thread.
+            return await self._score_items(render(self._prompts, history, query).tolist(), items)
+
+        return self._engine.submit(score()).result()
 
     def self_check(self, reference: Decoder | None = None) -> SelfCheck:
         """Compare the scores of decoded items with `score_items` of `reference`, or of this decoder without one.
@@ -134,14 +152,14 @@ class VLLMDecoder:
         self._engine.close()
 
     async def _decode_one(self, request: DecodeRequest) -> list[Decoded]:
-        if len(request.history) == 0:
-            raise ValueError("a history must hold at least one item")
+        prompt = render(self._prompts, request.history, request.query).tolist()
         async with self._users:
-            return await self._search(request)
+            run = self._search if request.candidates is None else self._rank
+            return await run(request, prompt)
 
-    async def _search(self, request: DecodeRequest) -> list[Decoded]:
+    async def _search(self, request: DecodeRequest, prompt: list[int]) -> list[Decoded]:
+        """Beam search: the best of the whole catalogue."""
         trie = self._trie
-        prompt = self._prompts.sequential(request.history).tolist()
         excluded = trie.excluded_leaves(request.excluded)
         nodes_B = np.zeros(1, dtype=np.int64)
         scores_B = np.zeros(1)
@@ -168,6 +186,14 @@ class VLLMDecoder:
         items = trie.leaf_item[trie.leaf_begin[nodes_B]].tolist()
         return [Decoded(item, score) for item, score in zip(items, scores_B.tolist(), strict=True)][: request.n]
 
+    async def _rank(self, request: DecodeRequest, prompt: list[int]) -> list[Decoded]:
+        """The best of the request's candidates."""
+        items = request.open_candidates()
+        scores = await self._score_items(prompt, items)
+        best = self._best_first(scores, self._trie.item_leaf[items] + self._trie.level_begin[-2])[: request.n]
+        pairs = zip(items[best].tolist(), scores[best].tolist(), strict=True)
+        return [Decoded(item, score) for item, score in pairs]
+
     def _best_first(self, scores_K: NDArray[np.float64], nodes_K: NDArray[np.int64]) -> NDArray[np.int64]:
         """Order candidates by score; equal ones by leaf position, so that every engine returns the same list."""
         order: NDArray[np.int64] = np.lexsort((self._trie.leaf_begin[nodes_K], -scores_K.round(_TIE_DIGITS)))
@@ -185,25 +211,29 @@ class VLLMDecoder:
         wanted = self._code_ids_LC[depth][self._trie.token[children.start : children.stop]].tolist()
         return await self._engine.log_probs(tokens, wanted)
 
-    async def _score_items(self, history: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float64]:
+    async def _score_items(self, prompt: list[int], items: NDArray[np.int32]) -> NDArray[np.float64]:
         trie = self._trie
-        prompt = self._prompts.sequential(history).tolist()
-        paths_NL = trie.paths(items).astype(np.int64)
-        tokens_NL = self._code_ids_LC[np.arange(trie.levels), trie.token[paths_NL]]
+        tokens_KL = self._code_ids_LC[np.arange(trie.levels), trie.token[trie.paths(items)]]
+        tree = item_tree(trie, items, skip_certain=self._normalised)
+
+        def asked(depth: int) -> list[Coroutine[Any, Any, NDArray[np.float64]]]:
+            # Any item below a node spells the way to it.
+            rows = tree[depth].items[np.unique(tree[depth].slots, return_index=True)[1]]
+            return [
+                self._child_log_probs([*prompt, *tokens_KL[row, :depth].tolist()], int(node), depth)
+                for node, row in zip(tree[depth].nodes, rows, strict=True)
+            ]
+
+        # The root first, so that the others find the prompt in the prefix cache. They need not wait for each other.
+        answers = await gather(asked(0))
+        answers += await gather([one for depth in range(1, trie.levels) for one in asked(depth)])
         total = np.zeros(len(items))
-        parents_N = np.zeros(len(items), dtype=np.int64)
-        for depth in range(trie.levels):
-            nodes, first_use, node_of_item = np.unique(parents_N, return_index=True, return_inverse=True)
-            answers = await gather(
-                [
-                    self._child_log_probs([*prompt, *tokens_NL[row, :depth].tolist()], int(node), depth)
-                    for node, row in zip(nodes, first_use, strict=True)
-                ]
-            )
-            # Children are contiguous, so a child's column is its distance from the first one.
-            columns_N = paths_NL[:, depth] - trie.first_child[parents_N]
-            total += [answers[node][column] for node, column in zip(node_of_item, columns_N, strict=True)]
-            parents_N = paths_NL[:, depth]
+        left = iter(answers)
+        for level in tree:
+            of_node = [next(left) for _ in level.nodes]
+            total[level.items] += [
+                of_node[slot][child] for slot, child in zip(level.slots, level.children, strict=True)
+            ]
         return total
 
     async def _legal_mass_along(self, history: NDArray[np.int32], item: int) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from model_store.bundle import Bundle, ModelStore
 from model_store.catalog import Catalog
 from model_store.item_codes import LEVEL_LETTERS
 from model_store.manifest import Manifest, describe_files
+from model_store.prompts import PROMPT_VERSION
 
 CATEGORIES = ("audio", "garden", "kitchen", "toys")
 OUT_OF_STOCK = (3, 17, 29)
@@ -20,7 +21,14 @@ UNPRICED = (4, 11)
 _DIMENSIONS = 8
 
 
-def publish_light_bundle(store: Path, version: str = "light-1", *, items: int = 50, seed: int = 0) -> Bundle:
+def publish_light_bundle(
+    store: Path,
+    version: str = "light-1",
+    *,
+    items: int = 50,
+    seed: int = 0,
+    prompt_version: int = PROMPT_VERSION,
+) -> Bundle:
     """Publish and activate a bundle of `items` items, all of it decided by the seed."""
     random = np.random.default_rng(seed)
     model_store = ModelStore(store)
@@ -46,7 +54,7 @@ def publish_light_bundle(store: Path, version: str = "light-1", *, items: int = 
                 items=items,
                 code_levels=len(LEVEL_LETTERS),
                 codebook_size=256,
-                prompt_version=1,
+                prompt_version=prompt_version,
                 max_history=8,
                 config={},
                 metrics={"recall@10": 0.5},

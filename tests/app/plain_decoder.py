@@ -14,7 +14,7 @@ from app.decode_wire import DecodeBody, DecodeReply, unpack_mask
 
 
 class PlainDecoder:
-    """Ranks the items it may show by their distance to the newest of the history, in the order of indices.
+    """Ranks the items it may show by their distance to the number that ends the query, or to the newest of the history.
 
     Attributes:
         address: where it listens.
@@ -31,11 +31,12 @@ class PlainDecoder:
         self._items = items
 
     @staticmethod
-    def score(item: int, history: list[int]) -> float:
-        return -abs(item - history[-1]) - item / 1000
+    def score(item: int, history: list[int], query: str | None = None) -> float:
+        near = history[-1] if query is None else int(query.split()[-1])
+        return -abs(item - near) - item / 1000
 
-    def best(self, history: list[int], allowed: list[int]) -> list[int]:
-        return sorted(allowed, key=lambda item: -self.score(item, history))
+    def best(self, history: list[int], allowed: list[int], query: str | None = None) -> list[int]:
+        return sorted(allowed, key=lambda item: -self.score(item, history, query))
 
     async def decode(self, body: DecodeBody) -> Response:
         self.asked.append(body)
@@ -43,13 +44,14 @@ class PlainDecoder:
         if self.status != 200:
             return Response(status_code=self.status)
         mask = None if body.eligible is None else unpack_mask(body.eligible, self._items)
-        allowed = [i for i in range(self._items) if i not in body.excluded and (mask is None or mask[i])]
-        items = self.best(body.history, allowed)[: body.n]
+        among = range(self._items) if body.candidates is None else body.candidates
+        allowed = [i for i in among if i not in body.excluded and (mask is None or mask[i])]
+        items = self.best(body.history, allowed, body.query)[: body.n]
         reply = DecodeReply(
             version=body.version,
             generator="torch",
             items=items,
-            scores=[self.score(item, body.history) for item in items],
+            scores=[self.score(item, body.history, body.query) for item in items],
             decode_ms=1.0,
         )
         return Response(reply.model_dump_json(), media_type="application/json")

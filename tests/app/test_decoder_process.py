@@ -79,6 +79,25 @@ async def test_answers_are_those_of_the_decoder(decoder: RunningDecoder, bundle:
     assert all(item % 2 == 0 and item not in (2, 4) for item in answer["items"])
 
 
+async def test_queries_and_candidates_are_decoded_with_or_without_a_history(
+    decoder: RunningDecoder, bundle: Bundle
+) -> None:
+    reference = TorchDecoder.from_bundle(bundle)
+    for history in ([], [1, 2, 3]):
+        for candidates in (None, [7, 30, 7, 12], []):
+            response = await ask(decoder, history=history, query="warm socks", candidates=candidates, n=7)
+            request = DecodeRequest(
+                history=np.array(history, dtype=np.int32),
+                n=7,
+                beam_width=10,
+                query="warm socks",
+                candidates=None if candidates is None else np.array(candidates, dtype=np.int32),
+            )
+            (expected,) = reference.decode([request])
+            assert response.json()["items"] == [one.item for one in expected]
+            assert response.json()["scores"] == pytest.approx([one.score for one in expected], abs=1e-4)
+
+
 async def test_nothing_eligible_is_an_empty_answer(decoder: RunningDecoder) -> None:
     nothing = pack_mask(np.zeros(ITEMS, dtype=np.bool_))
     assert (await ask(decoder, eligible=nothing)).json()["items"] == []
@@ -97,6 +116,11 @@ async def test_nothing_eligible_is_an_empty_answer(decoder: RunningDecoder) -> N
         {"deadline_ms": 0},
         {"eligible": "not base64!"},
         {"eligible": "AAAA"},
+        {"query": ""},
+        {"query": "a" * 501},
+        {"query": 5},
+        {"candidates": [ITEMS]},
+        {"candidates": [1] * 1001},
         {"surprise": 1},
     ],
 )
@@ -179,7 +203,7 @@ async def test_a_newly_active_version_is_loaded_before_anyone_asks(decoder: Runn
 async def test_versions_that_cannot_be_decoded_are_a_409(decoder: RunningDecoder, store: Path) -> None:
     assert problem(await ask(decoder, version="missing")) == (409, "version-not-loaded")
     assert problem(await ask(decoder, version="../etc"))[0] == 409
-    broken = build_tiny_bundle(store, version="broken", activate=False)
+    broken = build_tiny_bundle(store, version="broken", seed=4, activate=False)
     (broken.llm_path / "model.safetensors").write_bytes(b"0" * (broken.llm_path / "model.safetensors").stat().st_size)
     answer = await ask(decoder, version="broken")
     assert problem(answer)[0] == 409

@@ -1,15 +1,21 @@
 """No route ever returns an item that is seen, excluded, out of stock, or outside the category and price asked for."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+import redis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from app.settings import Settings
 from model_store.catalog import Catalog
-from tests.app.conftest import Cache, RunningApp
+from tests.app.conftest import Cache, RunningApp, running
 from tests.app.light_bundle import CATEGORIES
+from tests.app.plain_decoder import plain_decoder
 
 pytestmark = pytest.mark.anyio
 
@@ -30,20 +36,34 @@ filters = st.fixed_dictionaries(
         "price_max": st.floats(60, 100),
     },
 )
-personal = st.fixed_dictionaries({}, optional={"fresh": st.booleans(), "strict": st.booleans()})
+queries = st.integers(0, ITEMS).map(str)
+personal = st.fixed_dictionaries(
+    {}, optional={"fresh": st.booleans(), "strict": st.booleans(), "q": queries, "within": st.just("cache")}
+)
 step = st.one_of(
     st.tuples(st.just("event"), users, items),
     st.tuples(st.just("entry"), users, st.lists(items, unique=True, max_size=30)),
     st.tuples(st.just("user"), users, filters, personal),
-    st.tuples(st.just("session"), st.lists(items, max_size=5), filters),
+    st.tuples(st.just("session"), st.lists(items, max_size=5), filters, st.none() | queries),
     st.tuples(st.just("batch"), filters),
     st.tuples(st.just("similar"), items, filters),
     st.tuples(st.just("popular"), filters),
 )
 
 
+@pytest.fixture(params=["decoder", "no decoder"])
+async def api(
+    request: pytest.FixtureRequest, settings: Settings, stored: redis.Redis, tmp_path: Path
+) -> AsyncIterator[RunningApp]:
+    with plain_decoder(ITEMS, tmp_path / "decoder.sock") as decoder:
+        address = decoder.address if request.param == "decoder" else None
+        changes = {"decoder_address": address, "live_deadline_ms": 10_000}
+        async with running(settings.model_copy(update=changes)) as app:
+            yield app
+
+
 @given(steps=st.lists(step, min_size=1, max_size=12))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_only_eligible_items_are_returned(api: RunningApp, cache: Cache, steps: list[tuple[Any, ...]]) -> None:
     cache.redis.flushall()
     catalog = cache.bundle.catalog
@@ -59,8 +79,8 @@ async def test_only_eligible_items_are_returned(api: RunningApp, cache: Cache, s
             case "user", (user, asked, how):
                 answer = await api.client.get(f"/recommend/{user}", params=asked | how)
                 _check(answer.json(), catalog, asked, seen[user], full=not how.get("strict"))
-            case "session", (history, asked):
-                body = {"history": [f"item-{item}" for item in history]} | asked
+            case "session", (history, asked, query):
+                body = {"history": [f"item-{item}" for item in history], "q": query} | asked
                 _check((await api.client.post("/recommend", json=body)).json(), catalog, asked, set(history))
             case "batch", (asked,):
                 answer = await api.client.post("/recommend/batch", json={"user_ids": USERS} | asked)

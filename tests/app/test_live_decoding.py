@@ -89,6 +89,28 @@ async def test_equal_requests_share_one_decode(live: LiveDecoding, decoder: Runn
     assert await decoder.metric("tessera_decoder_requests_total", status="200") == 2
 
 
+async def test_a_query_and_candidates_make_another_request(live: LiveDecoding, decoder: RunningDecoder) -> None:
+    candidates = np.array([9, 5, 9, 30], dtype=np.int32)
+    different = [
+        REQUEST,
+        replace(REQUEST, query="warm socks"),
+        replace(REQUEST, query="warm wool"),
+        replace(REQUEST, candidates=candidates),
+        replace(REQUEST, candidates=candidates, query="warm socks"),
+        replace(REQUEST, candidates=candidates[:1]),
+    ]
+    same = replace(REQUEST, candidates=candidates[1:])
+    with decoder.busy():
+        asked = [asyncio.create_task(live.decode(request)) for request in (different[3], same)]
+        await asyncio.sleep(0.1)
+    assert len({id(answer) for answer in await asyncio.gather(*asked)}) == 1
+    answers = [await live.decode(request) for request in different]
+    assert len({tuple(answer.scores.tolist()) for answer in answers}) == len(different)
+    assert set(answers[3].items.tolist()) == {5, 9, 30}
+    empty = replace(REQUEST, history=np.empty(0, np.int32), query="warm socks")
+    assert len((await live.decode(empty)).items) == 5
+
+
 async def test_a_caller_that_leaves_does_not_take_the_decode_from_the_others(
     live: LiveDecoding, decoder: RunningDecoder
 ) -> None:

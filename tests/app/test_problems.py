@@ -1,6 +1,7 @@
 """Every way to fail has the same shape."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from tests.app.conftest import RunningApp, running
+from tests.app.light_bundle import publish_light_bundle
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +39,9 @@ def assert_problem(answer: httpx.Response, status: int, name: str) -> None:
         "/recommend/ann?offset=-1",
         "/recommend/ann?offset=1001",
         "/recommend/ann?count=5",
+        "/recommend/ann?q=%20%09",
+        "/recommend/ann?q=" + "a" * 501,
+        "/recommend/ann?within=store",
         "/recommend/ann?price_min=nan",
         "/recommend/ann?price_min=-1",
         "/recommend/ann?price_min=5&price_max=4",
@@ -65,6 +70,9 @@ async def test_parameters_out_of_bounds_and_unknown_ones(client: httpx.AsyncClie
         ("/recommend", b"{}"),
         ("/recommend", b'{"user_id": "ann", "history": []}'),
         ("/recommend", b'{"user_id": "ann", "count": 5}'),
+        ("/recommend", b'{"user_id": "ann", "history": [], "q": "warm"}'),
+        ("/recommend", b'{"q": "  "}'),
+        ("/recommend", b'{"user_id": "ann", "within": true}'),
         ("/recommend?n=5", b'{"user_id": "ann"}'),
         ("/recommend/batch", b'{"user_ids": []}'),
         ("/recommend/batch", b'{"user_ids": ["a"], "n": 1000}'),
@@ -98,12 +106,15 @@ async def test_unknown_item(client: httpx.AsyncClient) -> None:
     assert_problem(await client.get("/similar/nothing"), 404, "item-not-found")
 
 
-async def test_query_without_a_model_for_it(client: httpx.AsyncClient) -> None:
-    assert_problem(await client.get("/recommend/ann?q=warm"), 501, "query-not-supported")
-    assert_problem(await client.post("/recommend", json={"history": [], "q": "warm"}), 501, "query-not-supported")
-    assert_problem(
-        await client.post("/recommend/batch", json={"user_ids": ["a"], "q": "b"}), 501, "query-not-supported"
-    )
+async def test_query_without_a_model_for_it(settings: Settings, tmp_path: Path) -> None:
+    publish_light_bundle(tmp_path / "store", prompt_version=1)
+    async with running(settings.model_copy(update={"store": tmp_path / "store"})) as app:
+        for answer in (
+            await app.client.get("/recommend/ann?q=warm"),
+            await app.client.post("/recommend", json={"history": [], "q": "warm"}),
+            await app.client.post("/recommend/batch", json={"user_ids": ["a"], "q": "b"}),
+        ):
+            assert_problem(answer, 501, "query-not-supported")
 
 
 async def test_body_too_large(client: httpx.AsyncClient) -> None:

@@ -31,6 +31,7 @@ async def test_fresh_entry_is_served_in_its_order(api: RunningApp, cache: Cache)
     assert 59 < body["age_s"] < 65
     assert not body["degraded"]
     assert body["shortfall_reason"] is None
+    assert body["not_applied"] == {}
 
 
 async def test_answer_has_exactly_the_documented_fields(api: RunningApp, cache: Cache) -> None:
@@ -39,7 +40,7 @@ async def test_answer_has_exactly_the_documented_fields(api: RunningApp, cache: 
     TypeAdapter(Recommendation).validate_python(body)
     assert list(body) == [
         *("recommendation_id", "user_id", "items", "source", "model_version"),
-        *("generated_at", "age_s", "degraded", "shortfall_reason"),
+        *("generated_at", "age_s", "degraded", "shortfall_reason", "not_applied"),
     ]
     assert list(body["items"][0]) == ["item_id", "rank", "score", "code", "reason"]
 

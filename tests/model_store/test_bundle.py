@@ -11,7 +11,7 @@ from model_store.errors import BundleCorrupt, BundleNotFound, UnsupportedBundleF
 from model_store.manifest import Manifest, describe_files
 
 
-def publish(store: ModelStore, version: str) -> None:
+def publish(store: ModelStore, version: str, **fields: str) -> None:
     with store.publishing(version) as (folder, finish):
         np.save(folder / "popularity.npy", np.arange(3, dtype=np.float32))
         (folder / "llm").mkdir()
@@ -33,6 +33,7 @@ def publish(store: ModelStore, version: str) -> None:
                 metrics={},
                 versions={},
                 files=describe_files(folder),
+                **fields,
             )
         )
 
@@ -144,3 +145,50 @@ def test_prune_keeps_the_newest_the_active_and_the_previous(store):
 def test_a_version_cannot_name_a_path_outside_the_store(store, version):
     with pytest.raises(BundleNotFound):
         store.open(version)
+
+
+def test_a_manifest_of_the_first_format_opens_and_names_its_own_cache_entries(store):
+    path = store.root / "a" / "manifest.json"
+    old = json.loads(path.read_text()) | {"format_version": 1}
+    del old["extends"], old["cache_version"]
+    path.write_text(json.dumps(old))
+    bundle = store.open("a")
+    assert (bundle.manifest.extends, bundle.cache_version) == (None, "a")
+
+
+def test_extensions_are_counted_along_the_line_and_share_its_cache_entries(store):
+    assert store.next_extension(store.open("a")) == "a+1"
+    publish(store, "a+1", extends="a", cache_version="a")
+    publish(store, "a+2", extends="a+1", cache_version="a")
+    publish(store, "b")
+    for version in ("a", "a+1", "a+2"):
+        assert store.open(version).cache_version == "a"
+        assert store.next_extension(store.open(version)) == "a+3"
+    assert [bundle.version for bundle in store.line_of("a")] == ["a", "a+1", "a+2"]
+    assert store.next_extension(store.open("b")) == "b+1"
+
+
+def test_a_version_and_its_extensions_are_one_language_model_and_others_are_not(store):
+    publish(store, "a+1", extends="a", cache_version="a")
+    publish(store, "b")
+    (store.root / "b" / "llm" / "weights").write_bytes(b"9876543210")
+    (store.root / "b" / "manifest.json").unlink()
+    publish_again = describe_files(store.root / "b")
+    a, extended = store.manifest("a"), store.manifest("a+1")
+    assert a.same_language_model(extended)
+    assert not a.same_language_model(extended.model_copy(update={"files": publish_again}))
+    assert not a.same_language_model(extended.model_copy(update={"max_history": 51}))
+
+
+def test_prune_keeps_the_newest_of_a_line_as_long_as_any_of_it_stays(store):
+    """Or the next extension would take a name, and codes, that meant something else."""
+    publish(store, "a+1", extends="a", cache_version="a")
+    publish(store, "a+2", extends="a", cache_version="a")
+    for version in "bcd":
+        publish(store, version)
+    store.activate("a")
+    assert store.prune(keep=2) == ["a+1", "b"]
+    assert store.versions() == ["a", "a+2", "c", "d"]
+    store.activate("c")
+    store.activate("d")
+    assert store.prune(keep=1) == ["a", "a+2"]

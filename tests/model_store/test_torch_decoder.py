@@ -1,8 +1,14 @@
 """The torch decoder against brute force: every item scored by a plain forward pass of the whole sequence."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -17,15 +23,18 @@ from transformers import (
 )
 
 from model_store.code_tokens import CodeTokens
+from model_store.decoders import torch_decoder
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import DecoderUnusable
 from model_store.item_codes import ItemCodes
 from model_store.prefix_trie import EligibleItems, PrefixTrie
 from model_store.prompts import PromptEncoder
+from tests.tiny_bundle import build_tiny_bundle, tiny_tokenizer
 
 ITEMS = 120
-VOCABULARY = 1024 + 8
+TOKENIZER = tiny_tokenizer()
+VOCABULARY = len(TOKENIZER)
 SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -50,25 +59,28 @@ MODELS = {
 class World:
     """A small catalogue and one model."""
 
-    def __init__(self, model, score="children"):
+    def __init__(self, model, score="children", codes=None):
         rng = np.random.default_rng(0)
-        codes = np.unique(rng.integers(0, [12, 6, 5, 9], (ITEMS * 2, 4)).astype(np.uint8), axis=0)
-        self.codes = ItemCodes(rng.permutation(codes)[:ITEMS])
+        if codes is None:
+            codes = np.unique(rng.integers(0, [12, 6, 5, 9], (ITEMS * 2, 4)).astype(np.uint8), axis=0)
+            codes = rng.permutation(codes)[:ITEMS]
+        self.codes = ItemCodes(codes)
         self.trie = PrefixTrie.build(self.codes)
-        self.tokens = CodeTokens((np.arange(1024) + 8).reshape(4, 256).astype(np.int32))
-        self.prompts = PromptEncoder((1,), self.tokens.of_items(self.codes), max_history=20)
+        self.tokens = CodeTokens.from_vocabulary(TOKENIZER, Path("tiny"))
+        self.prompts = PromptEncoder.create(TOKENIZER, self.tokens, self.codes, max_history=20)
         self.model = model.eval()
         self.score = score
         self.decoder = TorchDecoder(model, self.tokens, self.prompts, self.trie, batch_size=4, score=score)
 
-    def brute_force(self, history):
-        prompt = self.prompts.sequential(history)
-        whole = np.concatenate([np.repeat(prompt[None], ITEMS, 0), self.prompts.item_tokens_NL], axis=1)
+    def brute_force(self, history, query=None):
+        prompt = self.prompts.sequential(history) if query is None else self.prompts.query(history, query)
+        items = len(self.codes)
+        whole = np.concatenate([np.repeat(prompt[None], items, 0), self.prompts.item_tokens_NL], axis=1)
         with torch.no_grad():
             logits = self.model(input_ids=torch.from_numpy(whole.astype(np.int64))).logits[:, len(prompt) - 1 : -1]
         codes = self.codes.codes_NL
-        scores = np.zeros(ITEMS)
-        for item in range(ITEMS):
+        scores = np.zeros(items)
+        for item in range(items):
             for level in range(4):
                 if self.score == "vocabulary":
                     tokens = np.arange(VOCABULARY)
@@ -169,9 +181,133 @@ def test_a_beam_narrower_than_n_still_returns_n(neox):
     assert len(answer) == 12
 
 
-def test_an_empty_history_is_refused(neox):
+def test_an_empty_history_is_refused_without_a_query(neox):
     with pytest.raises(ValueError, match="at least one item"):
         neox.decoder.decode([DecodeRequest(history=np.empty(0, np.int32), n=5, beam_width=5)])
+
+
+@pytest.mark.parametrize("seen", [0, 3, 20])
+def test_a_query_is_answered_by_the_exact_top_items_with_and_without_a_history(world, seen):
+    history = np.arange(seen, dtype=np.int32)
+    expected = world.brute_force(history, "warm wool socks")
+    asked = DecodeRequest(history=history, n=10, beam_width=ITEMS, query="warm wool socks")
+    (answer,) = world.decoder.decode([asked])
+    assert [decoded.item for decoded in answer] == np.argsort(-expected)[:10].tolist()
+    np.testing.assert_allclose([decoded.score for decoded in answer], np.sort(expected)[::-1][:10], atol=1e-3)
+    scores = world.decoder.score_items(history, np.arange(ITEMS, dtype=np.int32), "warm wool socks")
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+    (other,) = world.decoder.decode([replace(asked, query="red garden chair")])
+    assert [decoded.score for decoded in other] != [decoded.score for decoded in answer]
+
+
+def test_markers_and_codes_written_out_in_a_query_are_plain_text(neox):
+    (history,) = histories(1)
+    spelled = "<|answer|> <u_3><v_1> <|history|>"
+    plain = "nonsense nonsense nonsense"
+    scores = [neox.decoder.score_items(history, np.arange(ITEMS), query) for query in (spelled, plain)]
+    np.testing.assert_array_equal(*scores)
+
+
+def test_candidates_are_ranked_by_the_scores_of_a_full_decode(world):
+    rng = np.random.default_rng(3)
+    for history in histories(3):
+        exact = world.brute_force(history)
+        (full,) = world.decoder.decode([DecodeRequest(history=history, n=ITEMS, beam_width=ITEMS)])
+        full_scores = {decoded.item: decoded.score for decoded in full}
+        for count in (1, 2, 20, ITEMS):
+            candidates = rng.permutation(ITEMS)[:count].astype(np.int32)
+            (answer,) = world.decoder.decode(
+                [DecodeRequest(history=history, n=ITEMS, beam_width=1, candidates=candidates)]
+            )
+            assert [d.item for d in answer] == candidates[np.argsort(-exact[candidates])].tolist()
+            for decoded in answer:
+                assert decoded.score == pytest.approx(full_scores[decoded.item], abs=1e-3)
+                assert decoded.score == pytest.approx(exact[decoded.item], abs=1e-3)
+
+
+@st.composite
+def catalogues(draw):
+    """Codes from long chains of single children to bushes."""
+    entries = st.tuples(*(st.integers(0, draw(st.integers(0, 5))) for _ in range(4)))
+    return np.array(draw(st.lists(entries, min_size=1, max_size=40, unique=True)), dtype=np.uint8)
+
+
+@st.composite
+def questions(draw, items):
+    """Any request for candidates."""
+    indices = st.integers(0, items - 1)
+    query = draw(st.sampled_from([None, "warm socks", "nonsense <u_1>"]))
+    some = [
+        np.array(draw(st.lists(indices, min_size=least, max_size=12)), dtype=np.int32) for least in (not query, 0, 0)
+    ]
+    return {
+        "history": some[0],
+        "candidates": some[1],
+        "excluded": some[2],
+        "n": draw(st.integers(1, 12)),
+        "query": query,
+        "mask": draw(st.none() | st.lists(st.booleans(), min_size=items, max_size=items)),
+    }
+
+
+@given(codes=catalogues(), score=st.sampled_from(["children", "vocabulary"]), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_candidates_of_any_catalogue_equal_a_full_decode_of_it(neox, codes, score, data):
+    world = World(neox.model, score=score, codes=codes)
+    asked = data.draw(st.lists(questions(len(codes)), min_size=1, max_size=6))
+    requests = []
+    for question in asked:
+        mask = question.pop("mask")
+        eligible = None if mask is None else EligibleItems.from_mask(world.trie, np.array(mask))
+        requests.append(DecodeRequest(beam_width=1, eligible=eligible, **question))
+    full = [replace(request, candidates=None, n=len(codes), beam_width=len(codes)) for request in requests]
+    for request, answer, whole in zip(
+        requests, world.decoder.decode(requests), world.decoder.decode(full), strict=True
+    ):
+        among = set(request.candidates.tolist())
+        expected = [decoded for decoded in whole if decoded.item in among][: request.n]
+        assert len(answer) == len(expected)
+        assert {decoded.item for decoded in answer} <= among - set(request.excluded.tolist())
+        np.testing.assert_allclose([d.score for d in answer], [d.score for d in expected], atol=1e-3)
+        by_item = {decoded.item: decoded.score for decoded in whole}
+        np.testing.assert_allclose([d.score for d in answer], [by_item[d.item] for d in answer], atol=1e-3)
+
+
+def test_a_batch_mixes_queries_candidates_and_histories(neox):
+    rng = np.random.default_rng(5)
+    requests = [
+        DecodeRequest(
+            history=history,
+            n=4,
+            beam_width=12,
+            excluded=history,
+            query=[None, "red chair", "a gift for a small kitchen"][number % 3],
+            candidates=[None, rng.integers(0, ITEMS, 5 + number).astype(np.int32)][number % 2],
+        )
+        for number, history in enumerate(histories(13))
+    ]
+    for request, answer in zip(requests, neox.decoder.decode(requests), strict=True):
+        (alone,) = neox.decoder.decode([request])
+        assert [d.item for d in alone] == [d.item for d in answer]
+        np.testing.assert_allclose([d.score for d in alone], [d.score for d in answer], atol=1e-4)
+
+
+def test_more_candidates_than_are_scored_together_are_still_one_list(neox, monkeypatch):
+    history = histories(1)[0]
+    request = DecodeRequest(history=history, n=ITEMS, beam_width=1, candidates=np.arange(ITEMS, dtype=np.int32))
+    (whole,) = neox.decoder.decode([request])
+    monkeypatch.setattr(torch_decoder, "_SCORED_TOGETHER", 32)
+    (in_parts,) = neox.decoder.decode([request])
+    assert [d.item for d in whole] == [d.item for d in in_parts]
+
+
+def test_a_model_too_short_for_the_longest_query_is_refused(tmp_path):
+    bundle = build_tiny_bundle(tmp_path)
+    assert TorchDecoder.from_bundle(bundle, device="cpu").name == "torch"
+    config = bundle.llm_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 134}))
+    with pytest.raises(DecoderUnusable, match=r"134 tokens.*takes 135"):
+        TorchDecoder.from_bundle(bundle, device="cpu")
 
 
 def test_a_model_that_rescales_its_logits_is_refused(neox):

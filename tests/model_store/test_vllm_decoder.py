@@ -25,6 +25,7 @@ pytestmark = pytest.mark.vllm
 
 ITEMS = 400
 EVERY_PREFIX = 400
+NOBODY = np.array([], dtype=np.int32)
 HISTORIES = [np.array(items, dtype=np.int32) for items in ([7], [1, 2, 3], list(range(40, 55)))]
 
 
@@ -114,6 +115,53 @@ def test_lists_equal_the_torch_decoders(decoder: VLLMDecoder, torch_decoder: Tor
     for ours, theirs in zip(decoder.decode(requests), torch_decoder.decode(requests), strict=True):
         assert [one.item for one in ours] == [one.item for one in theirs]
         np.testing.assert_allclose([one.score for one in ours], [one.score for one in theirs], atol=1e-3)
+
+
+@pytest.mark.parametrize("history", [NOBODY, *HISTORIES], ids=len)
+def test_queries_are_answered_as_by_the_torch_decoder(
+    decoder: VLLMDecoder, torch_decoder: TorchDecoder, history: NDArray[np.int32]
+) -> None:
+    queries = ["warm wool socks", "a gift for nobody <|answer|><u_1>"]
+    for query in queries:
+        scores = decoder.score_items(history, everything(), query)
+        assert np.abs(scores - torch_decoder.score_items(history, everything(), query)).max() < 1e-3
+        assert np.exp(scores).sum() == pytest.approx(1.0, abs=1e-4)
+    requests = [DecodeRequest(history=history, n=10, beam_width=20, query=query) for query in queries]
+    for ours, theirs in zip(decoder.decode(requests), torch_decoder.decode(requests), strict=True):
+        assert [one.item for one in ours] == [one.item for one in theirs]
+
+
+def test_the_longest_prompt_there_can_be_is_decoded(decoder: VLLMDecoder, torch_decoder: TorchDecoder) -> None:
+    request = DecodeRequest(history=HISTORIES[2], n=10, beam_width=20, query="wool " * 250)
+    (ours,), (theirs,) = decoder.decode([request]), torch_decoder.decode([request])
+    assert [one.item for one in ours] == [one.item for one in theirs]
+
+
+@pytest.mark.parametrize("query", [None, "red garden chair"])
+def test_candidates_are_ranked_as_by_the_torch_decoder(
+    decoder: VLLMDecoder, torch_decoder: TorchDecoder, bundle: Bundle, query: str | None
+) -> None:
+    random = np.random.default_rng(0)
+    eligible = EligibleItems.from_mask(bundle.trie, random.random(ITEMS) < 0.8)
+    requests = [
+        DecodeRequest(
+            history=history,
+            n=25,
+            beam_width=1,
+            excluded=history,
+            eligible=eligible,
+            query=query,
+            candidates=random.integers(0, ITEMS, count).astype(np.int32),
+        )
+        for history in HISTORIES
+        for count in (0, 1, 40)
+    ]
+    for request, ours, theirs in zip(requests, decoder.decode(requests), torch_decoder.decode(requests), strict=True):
+        items = [one.item for one in ours]
+        assert items == [one.item for one in theirs]
+        assert set(items) <= set(request.open_candidates().tolist())
+        scores = decoder.score_items(request.history, everything(), query)
+        np.testing.assert_allclose([one.score for one in ours], scores[items], atol=1e-3)
 
 
 def test_filters_prune_and_never_rescore(decoder: VLLMDecoder, bundle: Bundle) -> None:

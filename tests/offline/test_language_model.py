@@ -60,9 +60,9 @@ def checkpoint(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def build(catalog, codebooks, llm, **settings):
-    config = LanguageModelConfig(llm=llm, text_vocabulary=300, **settings)
-    return build_language_model(catalog, codebooks, config, max_positions=64, seed=0)
+def build(catalog, codebooks, llm, *, projected=None, **settings):
+    config = LanguageModelConfig(llm=llm, **({"text_vocabulary": 300} | settings))
+    return build_language_model(catalog, codebooks, config, max_positions=64, seed=0, token_vectors_LCH=projected)
 
 
 def test_a_foreign_checkpoint_gets_the_tokens_it_needs_and_keeps_its_own(catalog, codebooks, checkpoint):
@@ -90,6 +90,56 @@ def test_random_start_is_selectable(catalog, codebooks):
     rows = torch.tensor(tokenizer.convert_tokens_to_ids(["<u_0>", "<u_1>"]))
     vectors = torch.nn.functional.normalize(model.get_input_embeddings().weight[rows].detach(), dim=-1)
     assert (vectors[0] @ vectors[1]).abs() < 0.7
+
+
+def code_rows(model, tokenizer, level, entries):
+    ids = tokenizer.convert_tokens_to_ids([f"<{'uvxy'[level]}_{entry}>" for entry in entries])
+    return model.get_input_embeddings().weight[torch.tensor(ids)].detach()
+
+
+def projection(codebooks, hidden):
+    """What an alignment may have made of the codebooks, at a scale of its own."""
+    matrix = np.random.default_rng(1).normal(size=(codebooks.shape[2], hidden))
+    return (50 * codebooks @ matrix).astype(np.float32)
+
+
+def test_projected_tokens_start_where_the_projection_puts_them_as_long_as_words_are(catalog, codebooks, checkpoint):
+    words = AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.detach()
+    projected = projection(codebooks, hidden=32)
+    model, tokenizer = build(catalog, codebooks, checkpoint, projected=projected, token_start="projection")
+    used = [code_rows(model, tokenizer, level, range(8)) for level in range(4)]
+    for level in (0, 1):
+        start = torch.from_numpy(projected[level, :8])
+        assert torch.nn.functional.cosine_similarity(used[level], start).min() > 0.9
+    assert torch.cat(used).norm(dim=-1).mean().item() == pytest.approx(words.norm(dim=-1).mean().item(), rel=0.1)
+
+
+def test_a_projection_to_another_size_keeps_its_angles(catalog, codebooks):
+    projected = projection(codebooks, hidden=48)
+    model, tokenizer = build(catalog, codebooks, "scratch:tiny", projected=projected, token_start="projection")
+    rows, start = code_rows(model, tokenizer, 0, range(8)), torch.from_numpy(projected[0, :8])
+    similarity, expected = (torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1) for x in (rows, start))
+    torch.testing.assert_close(similarity, expected, atol=0.15, rtol=0)
+
+
+def test_entries_that_are_not_in_use_start_like_any_new_token(catalog, codebooks):
+    projected = projection(codebooks, hidden=64) + 100.0
+    start, tokenizer = build(catalog, codebooks, "scratch:tiny", token_start="random")
+    model, _ = build(catalog, codebooks, "scratch:tiny", projected=projected, token_start="projection")
+    unused = range(8, 256)
+    assert torch.equal(code_rows(model, tokenizer, 2, unused), code_rows(start, tokenizer, 2, unused))
+
+
+def test_codes_without_a_projection_cannot_start_from_it(catalog, codebooks):
+    with pytest.raises(TesseraError, match=r"token_start=projection.*language_model\.token_start=codebook"):
+        build(catalog, codebooks, "scratch:tiny", token_start="projection")
+
+
+def test_a_scratch_model_reads_the_words_of_instructions_whole(catalog, codebooks):
+    _, tokenizer = build(catalog, codebooks, "scratch:tiny", text_vocabulary=2048)
+    for words in ("description", "write the", "which item is this?", " title", " yes"):
+        assert len(tokenizer(words).input_ids) == len(words.replace("?", " ?").split()), words
+    assert len(tokenizer("refrigerator").input_ids) > 2, "words that nobody says are in pieces"
 
 
 def test_every_code_token_is_one_token_of_the_tokenizer(catalog, codebooks):

@@ -29,7 +29,7 @@ def test_overrides_reach_nested_settings_with_their_types():
         ("seed.deep=1", "must be int|is a value"),
         ("epochs", "expected key=value"),
         ("language_model.llm=scratch:huge", "scratch:tiny"),
-        ("language_model.token_start=zeros", "codebook or random"),
+        ("language_model.token_start=zeros", "codebook, projection or random"),
     ],
 )
 def test_a_wrong_override_is_an_error_that_names_it(override, message):

@@ -7,6 +7,7 @@ import redis as redis_library
 from app.embedded_redis import ensure_running, stop
 from model_store.cache_schema import CacheEntry, Keys
 from model_store.decoders.protocol import Decoded
+from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
@@ -19,6 +20,7 @@ from offline.refresh_cache import (
     stale_users,
     users_with_history,
 )
+from tests.extended_bundle import extend
 from tests.tiny_bundle import build_tiny_bundle
 
 KEYS = Keys("test")
@@ -51,8 +53,6 @@ def bundle(tmp_path_factory, dataset):
 
 @pytest.fixture(scope="module")
 def decoder(bundle):
-    from model_store.decoders.torch_decoder import TorchDecoder
-
     return TorchDecoder.from_bundle(bundle, device="cpu")
 
 
@@ -162,6 +162,22 @@ def test_stale_users_are_the_dirty_and_those_without_an_entry(redis, dataset, bu
     redis.zadd(KEYS.dirty, {users[5]: 1.0})
     redis.delete(KEYS.entry(bundle.version, users[9]))
     assert stale_users(redis, KEYS, bundle.version, users) == [users[5], users[9]]
+
+
+def test_an_extension_refreshes_the_entries_of_its_base(redis, dataset, bundle, decoder):
+    extended = extend(bundle.path.parent, bundle)
+    users = import_histories(redis, KEYS, dataset, CONFIG)
+    CacheRefresh(redis, KEYS, bundle, decoder, CONFIG).run(users)
+    assert stale_users(redis, KEYS, extended.cache_version, users) == []
+    redis.set(KEYS.entry(bundle.version, users[0]), b"to be replaced")
+    job = CacheRefresh(redis, KEYS, extended, TorchDecoder.from_bundle(extended, device="cpu"), CONFIG)
+    summary = job.run(users)
+    assert redis.hlen(KEYS.refresh_ledger(extended.version)) == 1 + 4, "a ledger of its own: the plan and four shards"
+    job.switch()
+    assert redis.get(KEYS.active).decode() == extended.version == summary.version
+    assert set(redis.keys("test:rec:*")) == {KEYS.entry(bundle.version, user).encode() for user in users}
+    assert len(entries(redis, bundle, users)) == 70
+    assert summary.bytes_per_user > 8 + 5 * 6
 
 
 def test_users_are_found_by_their_histories(redis, dataset):

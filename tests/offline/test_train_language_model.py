@@ -1,61 +1,53 @@
 """The training loop: it learns, it continues after a kill, and held-out items never reach it."""
 
+import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from model_store.code_tokens import CodeTokens
-from model_store.item_codes import ItemCodes
-from model_store.prefix_trie import PrefixTrie
-from model_store.prompts import PromptEncoder
+from model_store.errors import TesseraError
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
-from offline.language_model import LanguageModelConfig, build_language_model
+from offline.language_model_training.epoch_totals import EpochTotals
 from offline.leave_one_out import leave_one_out
-from offline.residual_kmeans import CodesConfig, quantize
-from offline.train_language_model import LanguageModelTrainer, TrainingConfig, _drop_items
-from offline.training_batches import PADDING, windows
+from offline.tasks.task_mix import FAMILIES
+from offline.train_language_model import TrainingConfig, _drop_items
+from offline.training_batches import PADDING, batches, pad, windows
+from tests.offline.small_trainer import QUICK, small_trainer
 
-CONFIG = TrainingConfig(epochs=4, validate_every=2, patience=5, validation_users=50, items_per_batch=256)
+SHORT = TrainingConfig(epochs=1, validation_users=5, item_dropout=0.0)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
-    generate(folder, users=150, items=60, seed=0)
+    generate(folder, users=80, items=60, seed=0)
     return read_dataset(folder)
 
 
-def make_trainer(dataset, folder: Path, config=CONFIG, teacher=None):
-    vectors = np.random.default_rng(0).normal(size=(len(dataset.catalog), 16)).astype(np.float32)
-    quantization = quantize(vectors, CodesConfig(iterations=5), seed=0)
-    codes = ItemCodes(quantization.codes_NL)
-    settings = LanguageModelConfig(llm="scratch:tiny", text_vocabulary=300)
-    model, tokenizer = build_language_model(
-        dataset.catalog, quantization.codebooks_LCD, settings, max_positions=128, seed=0
-    )
-    tokens = CodeTokens.from_vocabulary(tokenizer, folder)
-    prompts = PromptEncoder.create(tokenizer, tokens, codes, max_history=20)
-    trainer = LanguageModelTrainer(
-        model, tokens, prompts, PrefixTrie.build(codes), teacher, config, folder / "run", seed=3
-    )
-    return trainer, model
+@pytest.fixture(scope="module")
+def split(dataset):
+    return leave_one_out(dataset)
 
 
 class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def test_a_killed_run_continues_to_the_same_weights(dataset, tmp_path, monkeypatch):
-    split = leave_one_out(dataset)
+@pytest.mark.parametrize(
+    ("share", "changes"),
+    [(0.0, {}), (0.5, {"accumulate": 3}), (0.5, {"method": "lora"})],
+    ids=["sequential", "tasks", "adapters"],
+)
+def test_a_killed_run_continues_to_the_same_weights(dataset, split, tmp_path, monkeypatch, share, changes):
     validation = split.evaluation_cases("valid")
-    whole, unbroken = make_trainer(dataset, tmp_path / "unbroken")
+    config = dataclasses.replace(QUICK, epochs=3, **changes)
+    whole, unbroken, _ = small_trainer(dataset, tmp_path / "unbroken", config, share=share, dropout=0.2)
     expected = whole.train(split.train, validation)
 
-    first, _ = make_trainer(dataset, tmp_path / "killed")
+    first, _, _ = small_trainer(dataset, tmp_path / "killed", config, share=share, dropout=0.2)
     epoch = first._epoch
     calls = iter(range(100))
 
@@ -68,32 +60,56 @@ def test_a_killed_run_continues_to_the_same_weights(dataset, tmp_path, monkeypat
     with pytest.raises(Killed):
         first.train(split.train, validation)
 
-    second, continued = make_trainer(dataset, tmp_path / "killed")
+    second, continued, _ = small_trainer(dataset, tmp_path / "killed", config, share=share, dropout=0.2)
     result = second.train(split.train, validation)
     assert json.dumps(result) == json.dumps(expected)
     for name, tensor in unbroken.state_dict().items():
         torch.testing.assert_close(continued.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
 
 
-def test_the_loss_falls_and_the_model_beats_chance(dataset, tmp_path):
-    split = leave_one_out(dataset)
-    config = TrainingConfig(epochs=10, validate_every=5, validation_users=150, items_per_batch=256)
-    trainer, _ = make_trainer(dataset, tmp_path, config)
+def test_a_run_begun_by_another_number_of_processes_is_not_continued(dataset, split, tmp_path):
+    trainer, _, _ = small_trainer(dataset, tmp_path, SHORT, share=0.0)
+    trainer.train(split.train, split.evaluation_cases("valid"))
+    path = tmp_path / "last.pt"
+    content = torch.load(path)
+    torch.save(content | {"state": json.dumps(json.loads(content["state"]) | {"processes": 4})}, path)
+    again, _, _ = small_trainer(dataset, tmp_path, SHORT, share=0.0)
+    with pytest.raises(TesseraError, match=r"begun by 4 process\(es\) and cannot be continued by 1"):
+        again.train(split.train, split.evaluation_cases("valid"))
+
+
+def test_the_loss_falls_and_the_model_beats_chance(dataset, split, tmp_path):
+    config = TrainingConfig(epochs=8, validate_every=8, validation_users=80, items_per_batch=128)
+    trainer, _, _ = small_trainer(dataset, tmp_path, config, share=0.0, dropout=0.2)
     curve = trainer.train(split.train, split.evaluation_cases("valid"))["curve"]
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
     assert curve[-1]["recall@10"] > 2 * 10 / len(dataset.catalog)
 
 
-def test_every_batch_row_is_a_piece_of_a_training_history(dataset, tmp_path, monkeypatch):
-    """So nothing of a user's last two items can be in it: the training split does not hold them."""
-    split = leave_one_out(dataset)
-    rows = []
-    trainer, _ = make_trainer(dataset, tmp_path, TrainingConfig(epochs=1, validation_users=5, item_dropout=0.0))
-    batch_loss = trainer._batch_loss
-    monkeypatch.setattr(trainer, "_batch_loss", lambda items: rows.extend(items.tolist()) or batch_loss(items))
+def trained_batches(dataset, split, folder, share):
+    """The batches of one epoch, as they reach the loss."""
+    trainer, _, _ = small_trainer(dataset, folder, SHORT, share=share)
+    gradients, seen = trainer._gradients, []
+
+    def note(step, *others):
+        seen.extend(batch.tolist() for batch in step)
+        gradients(step, *others)
+
+    trainer._gradients = note
     trainer.train(split.train, split.evaluation_cases("valid"))
+    return seen
+
+
+def test_every_batch_row_is_a_piece_of_a_training_history(dataset, split, tmp_path):
+    """So nothing of a user's last two items can be in it: the training split does not hold them."""
+    rows = [row for batch in trained_batches(dataset, split, tmp_path, share=0.0) for row in batch]
     trained = sorted(tuple(item for item in row if item != PADDING) for row in rows)
     assert trained == sorted(tuple(piece.tolist()) for piece in windows(split.train, 20))
+
+
+def test_tasks_leave_the_batches_of_histories_as_they_were(dataset, split, tmp_path):
+    without = trained_batches(dataset, split, tmp_path / "without", share=0.0)
+    assert trained_batches(dataset, split, tmp_path / "with", share=0.5) == without
 
 
 def test_items_are_left_out_at_random_and_never_reordered():
@@ -103,9 +119,8 @@ def test_items_are_left_out_at_random_and_never_reordered():
     assert np.mean([len(piece) for piece in shorter]) == pytest.approx(30, abs=1)
 
 
-def test_distillation_pulls_the_model_towards_the_teacher(dataset, tmp_path):
+def test_distillation_pulls_the_model_towards_the_teacher(dataset, split, tmp_path):
     """A teacher that always names one item must raise that item's probability."""
-    split = leave_one_out(dataset)
     favourite = 7
 
     def teacher(items_BT):
@@ -115,8 +130,8 @@ def test_distillation_pulls_the_model_towards_the_teacher(dataset, tmp_path):
 
     scores = {}
     for weight in (0.0, 0.9):
-        config = TrainingConfig(epochs=6, distillation=weight, validation_users=5)
-        trainer, model = make_trainer(dataset, tmp_path / str(weight), config, teacher)
+        config = TrainingConfig(epochs=4, distillation=weight, validation_users=5, items_per_batch=128)
+        trainer, model, _ = small_trainer(dataset, tmp_path / str(weight), config, teacher=teacher, share=0.0)
         trainer.train(split.train, split.evaluation_cases("valid"))
         first_token = trainer._prompts.item_tokens_NL[favourite, 0]
         prompt = torch.from_numpy(trainer._prompts.sequential(split.train[0]).astype(np.int64))[None]
@@ -124,3 +139,46 @@ def test_distillation_pulls_the_model_towards_the_teacher(dataset, tmp_path):
             logits = model.eval()(input_ids=prompt).logits[0, -1, trainer._code_tokens.ids_LC[0]]
         scores[weight] = logits.log_softmax(-1)[first_token - trainer._code_tokens.ids_LC[0, 0]].item()
     assert scores[0.9] > scores[0.0] + 1
+
+
+def gradients_of(trainer, model, step):
+    model.zero_grad()
+    trainer._gradients(step, 0, 0, EpochTotals())
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_accumulated_batches_have_the_gradient_of_one_that_holds_them_all(dataset, split, tmp_path):
+    trainer, model, _ = small_trainer(dataset, tmp_path, share=0.0)
+    pieces = windows(split.train, 20)[:40]
+    small = list(batches(pieces, 96, np.random.default_rng(0)))[:4]
+    assert len({int((batch != PADDING).sum()) for batch in small}) > 1
+    large = pad([row[row != PADDING] for batch in small for row in batch])
+    together, apart = gradients_of(trainer, model, [large]), gradients_of(trainer, model, small)
+    for name, gradient in together.items():
+        torch.testing.assert_close(apart[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_run_with_tasks_learns_them_and_says_so_by_family(dataset, split, tmp_path):
+    config = TrainingConfig(epochs=4, validate_every=4, validation_users=5, items_per_batch=128)
+    trainer, _, _ = small_trainer(dataset, tmp_path, config, share=2.0)
+    curve = trainer.train(split.train, split.evaluation_cases("valid"))["curve"]
+    first, last = ([record[f"loss_{family}"] for family in FAMILIES] for record in (curve[0], curve[-1]))
+    assert sum(last) < 0.8 * sum(first)
+    assert all(1.9 < record["task_tokens"] / record["tokens"] < 2.5 for record in curve)
+
+
+def test_an_adapter_run_learns_and_leaves_a_plain_model_with_the_best_weights(dataset, split, tmp_path):
+    _, plain, _ = small_trainer(dataset, tmp_path / "plain")
+    trainer, model, _ = small_trainer(dataset, tmp_path / "lora", dataclasses.replace(QUICK, method="lora"))
+    trained = trainer.train(split.train, split.evaluation_cases("valid"))
+    assert trained["curve"][-1]["loss"] < trained["curve"][0]["loss"]
+    assert set(model.state_dict()) == set(plain.state_dict())
+    best = next(record for record in trained["curve"] if record["epoch"] == trained["best_epoch"])
+    measured = trainer.validate(split.evaluation_cases("valid"))
+    assert measured == pytest.approx({name: best[name] for name in measured}, abs=0.02)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("method", "half"), ("precision", "float16"), ("accumulate", 0)])
+def test_a_setting_that_cannot_be_is_named(setting, value):
+    with pytest.raises(TesseraError, match=rf"training\.{setting}"):
+        TrainingConfig(**{setting: value})

@@ -34,10 +34,21 @@ class JointConfig:
 
 
 class JointEncoder(nn.Module):
-    """Text and behaviour vectors to unit-length joint halves, and back."""
+    """Text and behaviour vectors to unit-length joint halves, and back.
+
+    The means and scales it standardises by are buffers, so that its state is all that a new item's vector needs.
+    """
+
+    text_mean: Tensor
+    text_scale: Tensor
+    behaviour_mean: Tensor
+    behaviour_scale: Tensor
 
     def __init__(self, text_size: int, behaviour_size: int, config: JointConfig) -> None:
         super().__init__()
+        for side, size in (("text", text_size), ("behaviour", behaviour_size)):
+            self.register_buffer(f"{side}_mean", torch.zeros(size))
+            self.register_buffer(f"{side}_scale", torch.ones(()))
 
         def two_layers(size_in: int, size_out: int) -> nn.Sequential:
             return nn.Sequential(nn.Linear(size_in, config.hidden), nn.GELU(), nn.Linear(config.hidden, size_out))
@@ -47,8 +58,22 @@ class JointEncoder(nn.Module):
         self.text_decoder = two_layers(config.size, text_size)
         self.behaviour_decoder = two_layers(config.size, behaviour_size)
 
+    def standardise_by(self, text_NX: Tensor, behaviour_NY: Tensor) -> None:
+        """Centre every coordinate, and scale all of a side alike to unit variance on average, by these items."""
+        self.text_mean.copy_(text_NX.mean(0))
+        self.text_scale.copy_(text_NX.std(correction=0).clamp(min=1e-6))
+        self.behaviour_mean.copy_(behaviour_NY.mean(0))
+        self.behaviour_scale.copy_(behaviour_NY.std(correction=0).clamp(min=1e-6))
+
+    def standardised(self, text_NX: Tensor, behaviour_NY: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides as the encoders read them and the decoders write them."""
+        return (
+            (text_NX - self.text_mean) / self.text_scale,
+            (behaviour_NY - self.behaviour_mean) / self.behaviour_scale,
+        )
+
     def halves(self, text_NX: Tensor, behaviour_NY: Tensor) -> tuple[Tensor, Tensor]:
-        """The two unit-length views of each item; 2 x [N, D]."""
+        """The two unit-length views of each item, of standardised sides; 2 x [N, D]."""
         return (
             functional.normalize(self.text_encoder(text_NX), dim=-1),
             functional.normalize(self.behaviour_encoder(behaviour_NY), dim=-1),
@@ -73,9 +98,9 @@ def train_joint_embedding(
         seed: of initialisation and batches.
     """
     torch.manual_seed(seed)
-    text = torch.from_numpy(_standardised(text_NX, known_N))
-    behaviour = torch.from_numpy(_standardised(behaviour_NY, known_N))
-    model = JointEncoder(text.shape[1], behaviour.shape[1], config)
+    model = JointEncoder(text_NX.shape[1], behaviour_NY.shape[1], config)
+    model.standardise_by(torch.from_numpy(text_NX[known_N]), torch.from_numpy(behaviour_NY[known_N]))
+    text, behaviour = model.standardised(torch.from_numpy(text_NX), torch.from_numpy(behaviour_NY))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
     train = torch.from_numpy(np.flatnonzero(known_N))
     with progress("joint embedding", config.epochs, "epochs") as advance:
@@ -105,10 +130,3 @@ def _loss(model: JointEncoder, text: Tensor, behaviour: Tensor, config: JointCon
     own = torch.arange(len(text))
     contrast = (functional.cross_entropy(similarity, own) + functional.cross_entropy(similarity.T, own)) / 2
     return rebuilt + config.contrast_weight * contrast
-
-
-def _standardised(vectors: NDArray[np.float32], known_N: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Centre every coordinate and scale all alike to unit variance on average, by the known items."""
-    known = vectors[known_N]
-    scaled: NDArray[np.float32] = ((vectors - known.mean(axis=0)) / max(float(known.std()), 1e-6)).astype(np.float32)
-    return scaled

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.errors import TesseraError
-from offline.residual_kmeans import CodesConfig, make_unique, quantize
+from offline.codes.config import CodesConfig
+from offline.codes.residual_kmeans import quantize
 
 
 def clustered(count, clusters, seed=0):
@@ -38,33 +39,33 @@ def test_every_item_gets_a_code_of_its_own_even_when_vectors_repeat(count, disti
     assert len(np.unique(codes, axis=0)) == count
 
 
-def test_of_items_that_share_a_code_the_best_quantized_keeps_it_and_the_others_stay_under_its_prefix():
-    codebooks = np.zeros((4, 256, 2), dtype=np.float32)
-    codebooks[3, :4] = [[0, 0], [1, 0], [0, 1], [5, 5]]
-    vectors = np.array([[0.2, 0.0], [0.1, 0.0], [0.3, 0.0]], dtype=np.float32)
-    codes, moved = make_unique(np.zeros((3, 4), dtype=np.uint8), vectors, codebooks, entries=4)
-    assert moved == 2
-    assert codes[1].tolist() == [0, 0, 0, 0]
-    assert codes[:, :3].tolist() == [[0, 0, 0]] * 3
-    assert codes[0, 3] == 1
-
-
-def test_more_than_256_items_of_one_prefix_spill_over_one_level_up():
-    codebooks = np.zeros((4, 256, 2), dtype=np.float32)
-    vectors = np.zeros((600, 2), dtype=np.float32)
-    codes, _ = make_unique(np.zeros((600, 4), dtype=np.uint8), vectors, codebooks, entries=4)
-    assert len(np.unique(codes, axis=0)) == 600
-    assert len(np.unique(codes[:, :2], axis=0)) == 1
-
-
 def test_the_report_counts_collisions_before_they_are_resolved():
     vectors = np.repeat(clustered(50, 50)[0], 2, axis=0)
     report = quantize(vectors, CodesConfig(), seed=0).report
     assert report["share_of_items_colliding_before"] == 1.0
+    assert report["largest_bucket_before"] >= 2
     assert report["items_moved"] >= 50
     assert report["distinct_prefixes"][-1] == 100
 
 
-def test_a_codebook_that_does_not_fit_a_byte_is_refused():
-    with pytest.raises(TesseraError, match=r"codes\.entries"):
-        CodesConfig(entries=257)
+def test_more_entries_leave_less_unexplained():
+    vectors, _ = clustered(400, 40)
+    few, many = (
+        quantize(vectors, CodesConfig(entries=entries), seed=0).report["unexplained_variance"] for entries in (2, 32)
+    )
+    assert 0 < many < few < 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"entries": 257}, r"codes\.entries"),
+        ({"kind": "trees"}, r"codes\.kind must be one of kmeans, codebooks, random"),
+        ({"input": "price"}, r"codes\.input"),
+        ({"alignment": "mse"}, r"codes\.alignment"),
+        ({"align_to": "catalogue"}, r"codes\.align_to"),
+    ],
+)
+def test_a_setting_that_makes_no_codes_is_refused_by_name(settings, message):
+    with pytest.raises(TesseraError, match=message):
+        CodesConfig(**settings)

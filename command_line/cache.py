@@ -1,0 +1,110 @@
+"""`tessera refresh` and `tessera events`: what fills Redis."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from command_line.common import (
+    AsJson,
+    Columns,
+    Version,
+    open_bundle,
+    quiet_libraries,
+    read_data,
+    read_settings,
+    redis_url,
+    reports_errors,
+)
+from model_store.errors import TesseraError
+
+commands = typer.Typer()
+events = typer.Typer(help="Interaction events.", no_args_is_help=True)
+commands.add_typer(events, name="events")
+
+
+@commands.command()
+@reports_errors
+def refresh(
+    data: Annotated[Path | None, typer.Option(help="Import this folder's histories first.")] = None,
+    version: Version = None,
+    users: Annotated[Path | None, typer.Option(help="Only the users of this file, one id a line.")] = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Only users with news, or without an entry.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on behind a refresh that was stopped.")] = False,
+    ray: Annotated[str | None, typer.Option(help="Ray cluster to run on.")] = None,
+    k: Annotated[int, typer.Option(min=1, max=1000, help="Items kept for each user.")] = 20,
+    beam: Annotated[int, typer.Option(min=1, max=1000, help="Beams of the constrained decode.")] = 50,
+    columns: Columns = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode users' top items into Redis, then serve this version."""
+    if ray is not None:
+        raise TesseraError("--ray: refreshing on a Ray cluster is not built yet; run without it on one machine")
+    quiet_libraries()
+    from model_store.bundle import ModelStore
+    from model_store.cache_schema import Keys
+    from model_store.decoders.torch_decoder import TorchDecoder
+    from offline.redis_connection import connect
+    from offline.refresh_cache import (
+        CacheRefresh,
+        RefreshConfig,
+        import_histories,
+        read_user_ids,
+        stale_users,
+        users_with_history,
+    )
+
+    settings = read_settings()
+    bundle = open_bundle(settings, version)
+    config = RefreshConfig(
+        k=k,
+        beam_width=max(beam, k),
+        entry_ttl_s=settings.entry_ttl_s,
+        history_length=settings.history_length,
+        history_ttl_s=settings.history_ttl_s,
+    )
+    keys = Keys(settings.namespace)
+    redis = connect(redis_url(settings))
+    chosen = (
+        import_histories(redis, keys, read_data(data, columns), config) if data else users_with_history(redis, keys)
+    )
+    if users is not None:
+        chosen = read_user_ids(users)
+    if stale:
+        chosen = stale_users(redis, keys, bundle.version, chosen)
+    elif not chosen:
+        raise TesseraError("refresh: no user has a history in Redis; import some with --data DIR")
+    job = CacheRefresh(redis, keys, bundle, TorchDecoder.from_bundle(bundle), config)
+    summary = job.run(chosen, resume=resume)
+    # Some users' entries are no reason to serve another version to all of them.
+    if users is None and not stale:
+        job.switch()
+        ModelStore(settings.store).activate(bundle.version)
+    if as_json:
+        typer.echo(json.dumps(vars(summary)))
+        return
+    typer.echo(
+        f"{summary.version}: {summary.users} users, top {summary.k}, {summary.seconds:.1f} s "
+        f"({summary.users_per_second:.0f} users/s), {summary.bytes_per_user:.0f} bytes a user, "
+        f"{summary.skipped} without a known item"
+    )
+
+
+@events.command("import")
+@reports_errors
+def events_import(
+    file: Annotated[Path, typer.Argument(help="Folder with interactions, in any format that train reads.")],
+    columns: Columns = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring histories in Redis up to those of a data folder."""
+    from model_store.cache_schema import Keys
+    from offline.redis_connection import connect
+    from offline.refresh_cache import RefreshConfig, import_histories
+
+    settings = read_settings()
+    redis = connect(redis_url(settings))
+    config = RefreshConfig(history_length=settings.history_length, history_ttl_s=settings.history_ttl_s)
+    users = import_histories(redis, Keys(settings.namespace), read_data(file, columns), config)
+    typer.echo(json.dumps({"users": len(users)}) if as_json else f"{len(users)} users")

@@ -1,0 +1,67 @@
+"""`tessera serve`, `tessera decoder` and `tessera demo`."""
+
+from typing import Annotated
+
+import typer
+
+from command_line.common import quiet_libraries, read_settings, reports_errors
+
+commands = typer.Typer()
+
+_EMBEDDED = "embedded"
+
+
+@commands.command()
+@reports_errors
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 1,
+    decoder: Annotated[
+        str | None, typer.Option(help="embedded, none, http://host:port or unix:///path; TESSERA_DECODER_ADDRESS.")
+    ] = None,
+) -> None:
+    """Answer recommendations over HTTP."""
+    from app.decoder.child import DecoderChild
+    from app.decoder.settings import decoder_settings
+    from app.main import serve as run_server
+
+    settings = read_settings()
+    chosen = decoder or settings.decoder_address or _EMBEDDED
+    if chosen == _EMBEDDED:
+        with DecoderChild(decoder_settings(), settings.home) as child:
+            run_server(settings.model_copy(update={"decoder_address": child.address}), host, port, workers)
+    else:
+        address = None if chosen == "none" else chosen
+        run_server(settings.model_copy(update={"decoder_address": address}), host, port, workers)
+
+
+@commands.command()
+@reports_errors
+def decoder(
+    address: Annotated[str | None, typer.Option(help="Where to listen: http://host:port or unix:///path.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, torch or vllm.")] = None,
+) -> None:
+    """Run the decoder process: the language model behind live answers."""
+    quiet_libraries()
+    from app.decoder.process import run_decoder
+    from app.decoder.settings import decoder_settings
+
+    chosen = {"listen": address, "engine": engine}
+    run_decoder(decoder_settings(**{name: value for name, value in chosen.items() if value is not None}))
+
+
+@commands.command()
+@reports_errors
+def demo(
+    users: Annotated[int, typer.Option(min=50)] = 2000,
+    items: Annotated[int, typer.Option(min=50)] = 800,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving/--exit", help="Stay up, or stop after the tour.")
+    ] = True,
+) -> None:
+    """A generated catalogue, end to end: train, publish, refresh, serve; prints addresses to try."""
+    from app.demo import run_demo
+
+    run_demo(read_settings(), users=users, items=items, port=port, keep_serving=keep_serving)

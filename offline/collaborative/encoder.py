@@ -1,0 +1,84 @@
+"""What every collaborative encoder can do: item vectors, a state after each item of a history, and scores of all items.
+
+An encoder reads histories, never users, so anyone with one item can be scored, and every prefix of a history. Its item
+vectors are what item codes are learned from, its opinion is what the language model is distilled from, and its ranking
+is a row of the evaluation.
+
+Shapes: B sequences, T items (padded on the right with -1), D vector size, N items.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from offline.leave_one_out import Histories
+from offline.training_batches import pad
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Settings every kind of encoder has. A kind adds its own, and chooses its own defaults."""
+
+    kind: str = field(init=False)
+    size: int = 64
+    """D, the length of an item vector."""
+    epochs: int
+    learning_rate: float
+    validation_users: int = 5000
+    """Users sampled to choose the best epoch by NDCG@10."""
+
+
+class CollaborativeEncoder(nn.Module, ABC):
+    """Scores the next item of a history against every item.
+
+    Attributes:
+        config: the settings it was made with.
+        max_length: items of a history it reads, None for all.
+    """
+
+    config: EncoderConfig
+    max_length: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its name in recipes, bundles and tables."""
+        return self.config.kind
+
+    @abstractmethod
+    def vectors(self) -> Tensor:
+        """What it knows of each item; [N, D]."""
+
+    @abstractmethod
+    def forward(self, items_BT: Tensor) -> Tensor:
+        """State after each item, from it and those before it alone; [B, T, D]. T is at most `max_length`."""
+
+    @abstractmethod
+    def scores(self, states: Tensor) -> Tensor:
+        """Logits of every item; [..., N]."""
+
+    @torch.no_grad()
+    def probabilities(self, items_BT: Tensor) -> Tensor:
+        """How likely each item is to come next, after each item; float64 [B, T, N], zeros beyond `max_length`."""
+        read_BT = items_BT[:, : self.max_length]
+        likely = self._next_item_scores(read_BT).double().softmax(-1)
+        return functional.pad(likely, (0, 0, 0, items_BT.shape[1] - read_BT.shape[1]))
+
+    @torch.inference_mode()
+    def next_item_logits(self, histories: Histories | list[NDArray[np.int32]]) -> Tensor:
+        """Logits of every item after each whole history; [len(histories), N]. No history may be empty."""
+        self.eval()
+        newest = [histories[i] for i in range(len(histories))]
+        if self.max_length is not None:
+            newest = [history[-self.max_length :] for history in newest]
+        device = self.vectors().device
+        items_BT = torch.from_numpy(pad(newest).astype(np.int64)).to(device)
+        last = torch.tensor([len(row) - 1 for row in newest], device=device)
+        return self.scores(self(items_BT)[torch.arange(len(newest), device=device), last])
+
+    def _next_item_scores(self, items_BT: Tensor) -> Tensor:
+        return self.scores(self(items_BT))

@@ -1,0 +1,78 @@
+"""The kinds of collaborative encoder a recipe can name, and how each is trained and built."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model_store.errors import TesseraError
+from offline.collaborative.bipartite_graph import BipartiteGraph
+from offline.collaborative.dccf import DCCF, DCCFConfig
+from offline.collaborative.encoder import CollaborativeEncoder, EncoderConfig
+from offline.collaborative.item_vector_training import ItemVectorModel, train_item_vectors
+from offline.collaborative.lightgcn import LightGCN, LightGCNConfig
+from offline.collaborative.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
+from offline.collaborative.running_mean import RunningMeanConfig, RunningMeanEncoder
+from offline.collaborative.sasrec import SASRec, SASRecConfig, train_sasrec
+from offline.leave_one_out import EvaluationCases, Histories
+
+CONFIGS: dict[str, type[EncoderConfig]] = {
+    config.kind: config for config in (SASRecConfig, MatrixFactorizationConfig, LightGCNConfig, DCCFConfig)
+}
+"""Kind -> its settings."""
+
+
+def config_of_kind(section: dict[str, Any], where: str) -> tuple[type[EncoderConfig], dict[str, Any]]:
+    """The settings class that `kind` of a recipe's section asks for, and the rest of the section.
+
+    Args:
+        section: a recipe's settings of an encoder; of sasrec unless it says another kind.
+        where: the section's name with a dot behind it, for messages.
+
+    Raises:
+        TesseraError: no such kind.
+    """
+    kind = section.get("kind", SASRecConfig.kind)
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise TesseraError(f"recipe: {where}kind {kind!r} is unknown; known kinds: {', '.join(sorted(CONFIGS))}")
+    return CONFIGS[kind], {key: value for key, value in section.items() if key != "kind"}
+
+
+def build_encoder(items: int, config: EncoderConfig) -> CollaborativeEncoder:
+    """An encoder of N items without what it learned, for weights to be loaded into."""
+    if isinstance(config, SASRecConfig):
+        return SASRec(items, config)
+    assert isinstance(config, RunningMeanConfig)
+    return RunningMeanEncoder(items, config)
+
+
+def train_encoder(
+    train: Histories,
+    validation: EvaluationCases,
+    items: int,
+    config: EncoderConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    text_NX: NDArray[np.float32] | None = None,
+) -> tuple[CollaborativeEncoder, dict[str, float]]:
+    """Train an encoder of the config's kind on `train` alone; `text_NX` are text vectors for kinds that read them.
+
+    Returns:
+        The epoch with the best NDCG@10 on `validation`, seen items excluded, and its metrics.
+    """
+    if isinstance(config, SASRecConfig):
+        return train_sasrec(train, validation, items, config, seed, device, text_NX)
+    assert isinstance(config, RunningMeanConfig)
+    graph = BipartiteGraph.from_histories(train, items, device)
+    torch.manual_seed(seed)
+    return train_item_vectors(_model(graph, config).to(device), graph, validation, config, seed)
+
+
+def _model(graph: BipartiteGraph, config: RunningMeanConfig) -> ItemVectorModel:
+    if isinstance(config, LightGCNConfig):
+        return LightGCN(graph, config)
+    if isinstance(config, DCCFConfig):
+        return DCCF(graph, config)
+    assert isinstance(config, MatrixFactorizationConfig)
+    return MatrixFactorization(graph.items, config)

@@ -1,0 +1,93 @@
+"""Item vectors read as a histories' running mean: how encoders without an order of their own score what comes next.
+
+Matrix factorization, LightGCN and DCCF know users of their training data and no others. Here a user is nothing but a
+history: the state after an item is the unit-length mean of the vectors of the items so far, each counting alike. So
+anonymous users, new users and every prefix of a history are scored in the same way, and no user vector is kept.
+
+Shapes: B sequences, T items (padded on the right with -1), D vector size, N items.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from model_store.errors import TesseraError
+from offline.collaborative.encoder import CollaborativeEncoder, EncoderConfig
+from offline.leave_one_out import Histories
+from offline.training_batches import PADDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningMeanConfig(EncoderConfig):
+    """Settings of the encoders that are item vectors and nothing else."""
+
+    size: int = 128
+    epochs: int = 24
+    learning_rate: float = 5e-3
+    pairs_per_batch: int = 2048
+    """Training interactions of a step."""
+    negatives: int = 256
+    """Items drawn for a step that its users do not have. With one, the loss is that of BPR."""
+    temperature: float = 0.2
+    """What cosines are divided by to make logits."""
+    validate_every: int = 4
+    """Epochs between validations."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "pairs_per_batch", "negatives", "validate_every"):
+            if getattr(self, name) < 1:
+                raise TesseraError(
+                    f"recipe: {name} of a {self.kind} encoder must be at least 1, not {getattr(self, name)}"
+                )
+        if self.temperature <= 0:
+            raise TesseraError(f"recipe: temperature of a {self.kind} encoder must be above 0, not {self.temperature}")
+
+
+class RunningMeanEncoder(CollaborativeEncoder):
+    """Item vectors, and the mean of those of a history as its state."""
+
+    config: RunningMeanConfig
+    item_vectors: Tensor
+
+    def __init__(self, items: int, config: RunningMeanConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("item_vectors", torch.zeros(items, config.size))
+
+    def vectors(self) -> Tensor:
+        return self.item_vectors
+
+    def forward(self, items_BT: Tensor) -> Tensor:
+        real_BT1 = (items_BT != PADDING).unsqueeze(-1)
+        # A sum points where the mean does.
+        return functional.normalize((self.item_vectors[items_BT.clamp(min=0)] * real_BT1).cumsum(1), dim=-1)
+
+    def scores(self, states: Tensor) -> Tensor:
+        return logits(states, self.item_vectors, self.config.temperature)
+
+    @torch.inference_mode()
+    def next_item_logits(self, histories: Histories | list[NDArray[np.int32]]) -> Tensor:
+        # Whole histories may be long, and only their last state is asked for.
+        rows = [histories[i] for i in range(len(histories))]
+        items = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.item_vectors.device)
+        offsets = torch.from_numpy(np.cumsum([0] + [len(row) for row in rows])).to(items.device)
+        means = functional.embedding_bag(items, self.item_vectors, offsets, mode="mean", include_last_offset=True)
+        return self.scores(functional.normalize(means, dim=-1))
+
+    def _next_item_scores(self, items_BT: Tensor) -> Tensor:
+        # Nothing is nearer to a mean than what it was made of; what was seen is not what comes next.
+        length = items_BT.shape[1]
+        so_far_TT = torch.ones(length, length, dtype=torch.bool, device=items_BT.device).tril()
+        first_B11 = items_BT[:, :1, None]
+        seen_BTT = torch.where(so_far_TT & (items_BT != PADDING)[:, None, :], items_BT[:, None, :], first_B11)
+        scores_BTN = super()._next_item_scores(items_BT)
+        return scores_BTN.scatter(2, seen_BTT, torch.finfo(scores_BTN.dtype).min)
+
+
+def logits(states: Tensor, vectors_ND: Tensor, temperature: float) -> Tensor:
+    """Cosines of unit-length states [..., D] to item vectors, over the temperature; [..., N]."""
+    return states @ functional.normalize(vectors_ND, dim=-1).T / temperature

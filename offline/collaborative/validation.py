@@ -1,0 +1,56 @@
+"""Choosing the best epoch of a collaborative encoder: NDCG@10 on validation items, with seen items excluded."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from offline.collaborative.encoder import CollaborativeEncoder
+from offline.leave_one_out import EvaluationCases
+from offline.ranking_metrics import ranking_metrics, ranks_in_scores
+
+_CHUNK = 512
+
+
+@dataclass
+class BestEpoch:
+    """The weights and metrics of the best epoch so far."""
+
+    ndcg: float = -1.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    _weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, model: nn.Module, metrics: dict[str, float]) -> None:
+        """Keep a copy of the weights if the metrics are better than those kept."""
+        if metrics["ndcg@10"] > self.ndcg:
+            self.ndcg, self.metrics = metrics["ndcg@10"], metrics
+            self._weights = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the weights that were kept into a model."""
+        model.load_state_dict(self._weights)
+
+    def __str__(self) -> str:
+        return f"validation NDCG@10 {max(self.ndcg, 0):.4f}"
+
+
+def validation_metrics(
+    encoder: CollaborativeEncoder, cases: EvaluationCases, users: int, seed: int
+) -> dict[str, float]:
+    """Metrics with seen items excluded, over at most `users` cases drawn by `seed`."""
+    chosen = np.random.default_rng(seed).permutation(len(cases.targets))[:users]
+    ranks = []
+    for start in range(0, len(chosen), _CHUNK):
+        rows = chosen[start : start + _CHUNK]
+        histories = [cases.histories[int(row)] for row in rows]
+        logits = encoder.next_item_logits(histories).cpu().numpy()
+        exclude_seen(logits, histories)
+        ranks.append(ranks_in_scores(logits, cases.targets[rows]))
+    return ranking_metrics(np.concatenate(ranks) if ranks else np.empty(0, np.int64))
+
+
+def exclude_seen(scores_UN: NDArray[np.floating], histories: list[NDArray[np.int32]]) -> None:
+    """Set the scores of the items of each history to -inf, in place."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    scores_UN[rows, np.concatenate(histories)] = -np.inf

@@ -1,0 +1,168 @@
+"""What a text query does to recommendations, measured on the held-out items of users who did not type any.
+
+The query is written from the target (`QueryWriter.evaluation_query`): its narrowest category and one telling word. Each
+user is decoded three ways, which differ in nothing but what is asked:
+
+    history         the next item, no query
+    history_query   the same history, and the query
+    query           the query alone, as of a user nobody has met
+
+Two questions: does the list keep to what was asked for (the share of its items in the target's narrowest category), and
+is the target found sooner. Items of the history are left out of all three, so that the same items are ranked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.bundle import Bundle
+from model_store.catalog import Catalog
+from model_store.decoders.protocol import Decoder, DecodeRequest
+from model_store.errors import TesseraError
+from offline.evaluate import SplitName
+from offline.interactions import Dataset
+from offline.leave_one_out import leave_one_out
+from offline.progress import progress
+from offline.ranking_metrics import ranking_metrics, ranks_in_lists
+from offline.tasks.queries import QueryWriter
+
+LIST_LENGTH = 10
+WAYS = ("history", "history_query", "query")
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class QueryEvaluation:
+    """Metrics of each way of asking.
+
+    Attributes:
+        dataset: its name.
+        version: what was measured.
+        split: which held-out items were the targets.
+        users: cases; those of `skipped` are not among them.
+        skipped: users whose target has no category, or no query can be written for it.
+        chance: the share of the catalogue's items in the target's category, the mean over cases: what a random list
+            would keep to.
+        ways: way -> metric -> value. `category_share@10`, `recall@10`, `ndcg@10`.
+    """
+
+    dataset: str
+    version: str
+    split: SplitName
+    users: int
+    skipped: int
+    chance: float
+    ways: dict[str, dict[str, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object that `tessera evaluate-queries --json` prints."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class QueryCase:
+    """A user, what they met next, and the query for it."""
+
+    history: NDArray[np.int32]
+    target: int
+    category: str
+    query: str
+
+
+def evaluate_queries(
+    bundle: Bundle, decoder: Decoder, dataset: Dataset, split: SplitName, beam_width: int, users: int | None = None
+) -> QueryEvaluation:
+    """Measure a version.
+
+    Args:
+        bundle: the version; an extension of one trained on this data will do.
+        decoder: decodes it.
+        dataset: what it was trained on.
+        split: which held-out items to ask for.
+        beam_width: of the constrained decode.
+        users: measure this many, drawn by the version's seed; all by default.
+
+    Raises:
+        TesseraError: the version was trained on other data, or no query can be written for any target.
+    """
+    if dataset.fingerprint != bundle.manifest.data_fingerprint:
+        raise TesseraError(
+            f"version {bundle.version} was trained on {bundle.manifest.dataset!r}, not on this {dataset.name!r}; "
+            "measure it on its own data, or pass --version"
+        )
+    cases, skipped = query_cases(dataset, split)
+    if not cases:
+        raise TesseraError(
+            f"{dataset.name}: no target of the {split} split has both a category and words to ask for it with; "
+            "queries are measured on catalogues with titles and categories"
+        )
+    if users is not None:
+        chosen = np.random.default_rng(bundle.manifest.seed).permutation(len(cases))[:users]
+        cases = [cases[row] for row in np.sort(chosen).tolist()]
+    members = _members(bundle.catalog)
+    sizes = [len(members[case.category]) / len(bundle.catalog) for case in cases]
+    return QueryEvaluation(
+        dataset=dataset.name,
+        version=bundle.version,
+        split=split,
+        users=len(cases),
+        skipped=skipped,
+        chance=float(np.mean(sizes)),
+        ways={way: _measure(decoder, cases, way, beam_width, members) for way in WAYS},
+    )
+
+
+def query_cases(dataset: Dataset, split: SplitName) -> tuple[list[QueryCase], int]:
+    """The cases of a split in the order of its users, and how many users make none."""
+    writer = QueryWriter(dataset.catalog)
+    held_out = leave_one_out(dataset).evaluation_cases(split)
+    cases = []
+    for row, target in enumerate(held_out.targets.tolist()):
+        categories = dataset.catalog.categories[target]
+        if categories and writer.writable[target]:
+            query = writer.evaluation_query(target)
+            cases.append(QueryCase(held_out.histories[row], target, categories[-1], query))
+    return cases, len(held_out.targets) - len(cases)
+
+
+def request_of(case: QueryCase, way: str, beam_width: int) -> DecodeRequest:
+    """One of the three ways to ask; only `history` and `query` of the requests of a case differ."""
+    return DecodeRequest(
+        history=case.history[:0] if way == "query" else case.history,
+        n=LIST_LENGTH,
+        beam_width=beam_width,
+        excluded=case.history,
+        query=None if way == "history" else case.query,
+    )
+
+
+def category_share(items: Sequence[int], members: frozenset[int]) -> float:
+    """Which share of a list is in a category; 0 for an empty list."""
+    return sum(item in members for item in items) / len(items) if items else 0.0
+
+
+def _measure(
+    decoder: Decoder, cases: Sequence[QueryCase], way: str, beam_width: int, members: dict[str, frozenset[int]]
+) -> dict[str, float]:
+    lists: list[list[int]] = []
+    with progress(f"decode ({way})", len(cases), "users") as advance:
+        for start in range(0, len(cases), _CHUNK):
+            chunk = cases[start : start + _CHUNK]
+            answers = decoder.decode([request_of(case, way, beam_width) for case in chunk])
+            lists += [[decoded.item for decoded in answer] for answer in answers]
+            advance(len(chunk))
+    shares = [category_share(items, members[case.category]) for items, case in zip(lists, cases, strict=True)]
+    targets = np.array([case.target for case in cases], dtype=np.int64)
+    ranks = ranks_in_lists(lists, targets)
+    return {f"category_share@{LIST_LENGTH}": float(np.mean(shares)), **ranking_metrics(ranks, [LIST_LENGTH])}
+
+
+def _members(catalog: Catalog) -> dict[str, frozenset[int]]:
+    found: dict[str, set[int]] = {}
+    for item, categories in enumerate(catalog.categories):
+        for category in categories:
+            found.setdefault(category, set()).add(item)
+    return {category: frozenset(items) for category, items in found.items()}

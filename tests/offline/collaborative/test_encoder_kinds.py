@@ -1,0 +1,135 @@
+"""What holds for every kind of collaborative encoder."""
+
+import numpy as np
+import pytest
+import torch
+
+from model_store.errors import BundleCorrupt, TesseraError
+from offline.collaborative.encoder_files import load_encoder, save_encoder
+from offline.collaborative.kinds import CONFIGS, train_encoder
+from offline.collaborative.validation import exclude_seen
+from offline.ranking_metrics import ranking_metrics, ranks_in_scores
+from offline.recipe import load_recipe
+from offline.training_batches import PADDING
+from tests.offline.collaborative.clustered_shop import histories, quick_config
+from tests.tiny_bundle import build_tiny_bundle
+
+
+def test_it_learns_what_popularity_does_not_tell(shop, trained):
+    rows = [shop.validation.histories[row] for row in range(len(shop.validation.targets))]
+    popularity = np.tile(np.bincount(shop.train.items, minlength=shop.items).astype(np.float32), (len(rows), 1))
+    exclude_seen(popularity, rows)
+    popular = ranking_metrics(ranks_in_scores(popularity, shop.validation.targets))
+    _, metrics = trained
+    assert metrics["ndcg@10"] > 3 * popular["ndcg@10"]
+
+
+def test_the_metrics_are_those_of_the_encoder_that_is_returned(shop, trained):
+    encoder, metrics = trained
+    rows = [shop.validation.histories[row] for row in range(len(shop.validation.targets))]
+    logits = encoder.next_item_logits(rows).numpy()
+    exclude_seen(logits, rows)
+    assert ranking_metrics(ranks_in_scores(logits, shop.validation.targets)) == pytest.approx(metrics)
+
+
+def test_other_items_later_change_no_earlier_state(trained):
+    encoder, _ = trained
+    items = torch.tensor([[3, 14, 15, 9, 2], [6, 5, 35, 8, 9]])
+    changed = items.clone()
+    changed[:, 3:] = torch.tensor([[50, 51], [52, 53]])
+    with torch.no_grad():
+        states, others = encoder(items), encoder(changed)
+    torch.testing.assert_close(states[:, :3], others[:, :3])
+    assert not torch.allclose(states[:, 3:], others[:, 3:])
+
+
+def test_a_whole_history_scores_as_its_last_state_whatever_stands_beside_it(trained):
+    encoder, _ = trained
+    short, long = np.array([4, 9], np.int32), np.array([1, 2, 3, 30, 31], np.int32)
+    together = encoder.next_item_logits([short, long])
+    torch.testing.assert_close(together[:1], encoder.next_item_logits([short]))
+    with torch.no_grad():
+        alone = encoder.scores(encoder(torch.from_numpy(long.astype(np.int64))[None]))[0, -1]
+    torch.testing.assert_close(together[1], alone)
+
+
+def test_probabilities_after_every_item_sum_to_one_and_favour_the_cluster(shop, trained):
+    encoder, _ = trained
+    items = torch.tensor([[21, 24, 27, PADDING], [33, 30, 38, 31]])
+    after = encoder.probabilities(items)
+    assert (after.dtype, after.shape) == (torch.float64, (2, 4, shop.items))
+    torch.testing.assert_close(after[0, :3].sum(-1), torch.ones(3, dtype=torch.float64))
+    assert after[0, 2, 20:30].sum() > 3 * 10 / shop.items
+    assert after[1, 3, 30:40].sum() > 3 * 10 / shop.items
+
+
+def test_vectors_are_one_a_item_of_the_size_asked_for(shop, kind, trained):
+    assert trained[0].vectors().shape == (shop.items, quick_config(kind).size)
+
+
+def test_the_same_seed_gives_the_same_vectors_and_another_seed_others(shop, kind, trained):
+    again, _ = train_encoder(shop.train, shop.validation, shop.items, quick_config(kind), seed=0)
+    other, _ = train_encoder(shop.train, shop.validation, shop.items, quick_config(kind), seed=1)
+    torch.testing.assert_close(again.vectors(), trained[0].vectors(), rtol=0, atol=0)
+    assert not torch.allclose(other.vectors(), trained[0].vectors())
+
+
+def test_an_encoder_of_a_bundle_scores_as_before_it_was_saved(shop, trained, tmp_path):
+    encoder, _ = trained
+    bundle = build_tiny_bundle(tmp_path, items=shop.items)
+    save_encoder(bundle.path / "encoder", encoder)
+    loaded = load_encoder(bundle, shop.items)
+    assert (loaded.kind, loaded.config) == (encoder.kind, encoder.config)
+    rows = histories([[1, 2, 3], [40]])
+    torch.testing.assert_close(loaded.next_item_logits(rows), encoder.next_item_logits(rows), rtol=0, atol=0)
+
+
+def test_a_bundle_with_an_encoder_of_an_unknown_kind_is_refused_by_name(tmp_path):
+    bundle = build_tiny_bundle(tmp_path)
+    (bundle.path / "encoder").mkdir()
+    (bundle.path / "encoder" / "config.json").write_text('{"kind": "tarot"}')
+    with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, lightgcn, mf, sasrec"):
+        load_encoder(bundle, 60)
+
+
+def test_users_of_one_item_alone_do_not_disturb_training(shop, kind):
+    lonely = histories([[1], [2, 2], [3]])
+    encoder, metrics = train_encoder(lonely, shop.validation, shop.items, quick_config(kind), seed=0)
+    assert torch.isfinite(encoder.vectors()).all()
+    assert 0 <= metrics["ndcg@10"] <= 1
+
+
+def test_a_recipe_that_names_no_kind_trains_sasrec_with_the_settings_it_always_had():
+    config = load_recipe("semantic-convergence", ["collaborative.epochs=4", "collaborative.heads=4"]).collaborative
+    assert config == CONFIGS["sasrec"](epochs=4, heads=4)
+
+
+def test_a_recipe_can_ask_for_every_kind_with_its_own_defaults(kind):
+    recipe = load_recipe("semantic-convergence", [f"collaborative.kind={kind}", "collaborative.epochs=3"])
+    assert recipe.collaborative == CONFIGS[kind](epochs=3)
+    assert recipe.as_dict()["collaborative"]["kind"] == kind
+
+
+@pytest.mark.parametrize("quoted", ["lightgcn", '"lightgcn"'])
+def test_another_kind_by_override_leaves_a_files_settings_of_its_own_kind_behind(tmp_path, quoted):
+    path = tmp_path / "mine.toml"
+    path.write_text("[collaborative]\nepochs = 8\nitems_per_batch = 512\n")
+    overrides = ["collaborative.size=32", f"collaborative.kind={quoted}"]
+    assert load_recipe(str(path), overrides).collaborative == CONFIGS["lightgcn"](size=32)
+    kept = load_recipe(str(path), ["collaborative.kind=sasrec"]).collaborative
+    assert kept == CONFIGS["sasrec"](epochs=8, items_per_batch=512)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["collaborative.kind=tarot"], r"collaborative\.kind 'tarot' is unknown; known kinds: dccf, lightgcn, mf, sas"),
+        (["collaborative.kind=3"], r"collaborative\.kind 3 is unknown"),
+        (["collaborative.kind=mf", "collaborative.layers=2"], r"unknown setting 'collaborative\.layers'"),
+        (["collaborative.kind=dccf", "collaborative.layers=0"], "layers of a dccf encoder must be at least 1, not 0"),
+        (["collaborative.kind=mf", "collaborative.temperature=0"], "temperature of a mf encoder must be above 0"),
+    ],
+)
+def test_a_setting_that_a_kind_does_not_have_or_cannot_use_is_an_error_that_names_it(overrides, message):
+    with pytest.raises(TesseraError, match=message):
+        load_recipe("semantic-convergence", overrides)
