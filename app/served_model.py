@@ -15,9 +15,6 @@ from model_store.catalog import Catalog
 from model_store.errors import UnknownItem
 from model_store.item_codes import LEVEL_LETTERS
 
-_QUERY_PROMPTS = 2
-"""The first version of the prompts that has a place for a query."""
-
 # `model_store.item_codes.code_text` for many at once: it is a third of a cached answer's time otherwise.
 _CODE_TEMPLATE = "".join(f"<{letter}_%d>" for letter in LEVEL_LETTERS)
 
@@ -71,8 +68,8 @@ class ServedModel:
 
     @property
     def takes_queries(self) -> bool:
-        """Whether its model knows prompts with a query."""
-        return self.bundle.manifest.prompt_version >= _QUERY_PROMPTS
+        """Whether its model was trained to read queries."""
+        return self.bundle.manifest.takes_queries
 
     async def prepare(self) -> None:
         """Build what only some requests need, so that the first of them does not wait."""

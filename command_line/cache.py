@@ -72,7 +72,7 @@ def refresh(
     if users is not None:
         chosen = read_user_ids(users)
     if stale:
-        chosen = stale_users(redis, keys, bundle.version, chosen)
+        chosen = stale_users(redis, keys, bundle.cache_version, chosen)
     elif not chosen:
         raise TesseraError("refresh: no user has a history in Redis; import some with --data DIR")
     job = CacheRefresh(redis, keys, bundle, TorchDecoder.from_bundle(bundle), config)

@@ -45,6 +45,9 @@ class Manifest(BaseModel):
     codebook_size: int
     prompt_version: int
     max_history: int = Field(description="items of a history that the model reads")
+    tasks: tuple[str, ...] = Field(
+        default=(), description="task families the language model was trained on beside the sequential one"
+    )
     score: Literal["children", "vocabulary"] = Field(
         default="children",
         description="what a level's log-softmax runs over: the node's children in the trie, or the whole vocabulary",
@@ -65,6 +68,11 @@ class Manifest(BaseModel):
         if not self.cache_version:
             object.__setattr__(self, "cache_version", self.version)
         return self
+
+    @property
+    def takes_queries(self) -> bool:
+        """Whether the language model was trained to read queries."""
+        return any("query" in task for task in self.tasks)
 
     def same_language_model(self, other: "Manifest") -> bool:
         """Whether one loaded language model serves both versions: the same files, read in the same way."""

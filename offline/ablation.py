@@ -131,7 +131,7 @@ def _measure(bundle: Bundle, dataset: Dataset, study: Study) -> dict[str, Any]:
         "users": result.users,
         "protocols": result.protocols,
         "parameters": metrics["parameters"],
-        "tokens": int(sum(epoch["tokens"] for epoch in metrics["language_model"]["curve"])),
+        "tokens": int(sum(e["tokens"] + e.get("task_tokens", 0) for e in metrics["language_model"]["curve"])),
         "train_seconds": metrics["train_seconds"],
     }
 

@@ -7,8 +7,9 @@ user is decoded three ways, which differ in nothing but what is asked:
     history_query   the same history, and the query
     query           the query alone, as of a user nobody has met
 
-Two questions: does the list keep to what was asked for (the share of its items in the target's narrowest category), and
-is the target found sooner. Items of the history are left out of all three, so that the same items are ranked.
+Two questions: does the list keep to what was asked for (the share of its items in the target's narrowest category, over
+targets that have one), and is the target found sooner. Items of the history are left out of all three, so that the same
+items are ranked.
 """
 
 from collections.abc import Sequence
@@ -43,10 +44,11 @@ class QueryEvaluation:
         version: what was measured.
         split: which held-out items were the targets.
         users: cases; those of `skipped` are not among them.
-        skipped: users whose target has no category, or no query can be written for it.
-        chance: the share of the catalogue's items in the target's category, the mean over cases: what a random list
-            would keep to.
-        ways: way -> metric -> value. `category_share@10`, `recall@10`, `ndcg@10`.
+        skipped: users for whose target no query can be written.
+        with_category: cases whose target has a category; category shares are means over these.
+        chance: the share of the catalogue's items in the target's category: what a random list would keep to. None
+            where no target has one.
+        ways: way -> metric -> value: `recall@10`, `ndcg@10`, and where there are categories `category_share@10`.
     """
 
     dataset: str
@@ -54,7 +56,8 @@ class QueryEvaluation:
     split: SplitName
     users: int
     skipped: int
-    chance: float
+    with_category: int
+    chance: float | None
     ways: dict[str, dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,7 +71,7 @@ class QueryCase:
 
     history: NDArray[np.int32]
     target: int
-    category: str
+    category: str | None
     query: str
 
 
@@ -96,21 +99,22 @@ def evaluate_queries(
     cases, skipped = query_cases(dataset, split)
     if not cases:
         raise TesseraError(
-            f"{dataset.name}: no target of the {split} split has both a category and words to ask for it with; "
-            "queries are measured on catalogues with titles and categories"
+            f"{dataset.name}: no query can be written for any target of the {split} split; "
+            "queries are measured on catalogues with titles of several words, categories or brands"
         )
     if users is not None:
         chosen = np.random.default_rng(bundle.manifest.seed).permutation(len(cases))[:users]
         cases = [cases[row] for row in np.sort(chosen).tolist()]
     members = _members(bundle.catalog)
-    sizes = [len(members[case.category]) / len(bundle.catalog) for case in cases]
+    sizes = [len(members[case.category]) / len(bundle.catalog) for case in cases if case.category is not None]
     return QueryEvaluation(
         dataset=dataset.name,
         version=bundle.version,
         split=split,
         users=len(cases),
         skipped=skipped,
-        chance=float(np.mean(sizes)),
+        with_category=len(sizes),
+        chance=float(np.mean(sizes)) if sizes else None,
         ways={way: _measure(decoder, cases, way, beam_width, members) for way in WAYS},
     )
 
@@ -121,10 +125,10 @@ def query_cases(dataset: Dataset, split: SplitName) -> tuple[list[QueryCase], in
     held_out = leave_one_out(dataset).evaluation_cases(split)
     cases = []
     for row, target in enumerate(held_out.targets.tolist()):
-        categories = dataset.catalog.categories[target]
-        if categories and writer.writable[target]:
+        if writer.writable[target]:
+            categories = dataset.catalog.categories[target]
             query = writer.evaluation_query(target)
-            cases.append(QueryCase(held_out.histories[row], target, categories[-1], query))
+            cases.append(QueryCase(held_out.histories[row], target, categories[-1] if categories else None, query))
     return cases, len(held_out.targets) - len(cases)
 
 
@@ -154,10 +158,14 @@ def _measure(
             answers = decoder.decode([request_of(case, way, beam_width) for case in chunk])
             lists += [[decoded.item for decoded in answer] for answer in answers]
             advance(len(chunk))
-    shares = [category_share(items, members[case.category]) for items, case in zip(lists, cases, strict=True)]
     targets = np.array([case.target for case in cases], dtype=np.int64)
-    ranks = ranks_in_lists(lists, targets)
-    return {f"category_share@{LIST_LENGTH}": float(np.mean(shares)), **ranking_metrics(ranks, [LIST_LENGTH])}
+    metrics = ranking_metrics(ranks_in_lists(lists, targets), [LIST_LENGTH])
+    shares = [
+        category_share(items, members[case.category])
+        for items, case in zip(lists, cases, strict=True)
+        if case.category is not None
+    ]
+    return metrics | ({f"category_share@{LIST_LENGTH}": float(np.mean(shares))} if shares else {})
 
 
 def _members(catalog: Catalog) -> dict[str, frozenset[int]]:

@@ -34,6 +34,7 @@ class TrainedModel:
 
     Attributes:
         popularity: events per item in training; float32 [N].
+        tasks: families the language model was trained on beside the sequential one.
         joint_vectors: unit length; float32 [N, D].
         metrics: what was measured on the way.
     """
@@ -45,6 +46,7 @@ class TrainedModel:
     quantization: Quantization
     language_model: Any
     tokenizer: Any
+    tasks: tuple[str, ...]
     metrics: dict[str, Any]
 
 
@@ -75,6 +77,7 @@ def publish(store: ModelStore, version: str, dataset: Dataset, recipe: Recipe, m
                 code_levels=len(LEVEL_LETTERS),
                 codebook_size=CODEBOOK_SIZE,
                 prompt_version=PROMPT_VERSION,
+                tasks=model.tasks,
                 max_history=recipe.max_history,
                 config=recipe.as_dict(),
                 metrics=model.metrics,

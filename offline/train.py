@@ -204,6 +204,7 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
         quantization=quantization,
         language_model=model,
         tokenizer=tokenizer,
+        tasks=tasks.families if tasks is not None else (),
         metrics={
             "collaborative_validation": collaborative_metrics,
             "teacher_validation": teacher_metrics,

@@ -84,6 +84,7 @@ def build_tiny_bundle(
                 code_levels=len(LEVEL_LETTERS),
                 codebook_size=256,
                 prompt_version=PROMPT_VERSION,
+                tasks=("query_to_code", "query_with_history"),
                 max_history=max_history,
                 score=score,
                 config={},

@@ -25,6 +25,7 @@ from offline.collaborative.bipartite_graph import BipartiteGraph, GraphConfig
 from offline.collaborative.item_vector_training import ItemVectorModel
 
 _INIT_STD = 0.1
+_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class DCCFConfig(GraphConfig):
     kind: str = field(default="dccf", init=False)
     intents: int = 64
     """K, prototypes of users and as many of items."""
-    contrast_weight: float = 0.1
+    contrast_weight: float = 0.01
     contrast_temperature: float = 0.2
     contrast_nodes: int = 256
     """Users, and items, of a step that are contrasted."""
@@ -103,11 +104,16 @@ class DCCF(ItemVectorModel):
         """Means of the neighbours, each weighed by how well the two agree in a view."""
         graph = self._graph
         with torch.no_grad():
-            users, items = functional.normalize(view.users, dim=-1), functional.normalize(view.items, dim=-1)
-            mask = graph.matrix((graph.edge_products(users, items) + 1) / 2)
-            user_sums = mask.to_users(items.new_ones(graph.items, 1)).clamp(min=1e-6)
-            item_sums = mask.to_items(items.new_ones(graph.users, 1)).clamp(min=1e-6)
-        return _Nodes(mask.to_users(nodes.items) / user_sums, mask.to_items(nodes.users) / item_sums)
+            lengths_E = view.users.norm(dim=1)[graph.user_E] * view.items.norm(dim=1)[graph.item_E]
+            cosines_E = graph.edge_products(view.users, view.items) / lengths_E.clamp(min=_EPSILON)
+            agreement_E = (cosines_E + 1) / 2
+            sums = graph.matrix(agreement_E)
+            user_sums = sums.to_users(view.items.new_ones(graph.items, 1)).squeeze(1).clamp(min=_EPSILON)
+            item_sums = sums.to_items(view.users.new_ones(graph.users, 1)).squeeze(1).clamp(min=_EPSILON)
+        return _Nodes(
+            graph.matrix(agreement_E / user_sums[graph.user_E]).to_users(nodes.items),
+            graph.matrix(agreement_E / item_sums[graph.item_E]).to_items(nodes.users),
+        )
 
     def _contrast(self, view: Tensor, other: Tensor, chosen: Tensor) -> Tensor:
         """InfoNCE of the chosen nodes between two views."""

@@ -26,7 +26,7 @@ class RunningMeanConfig(EncoderConfig):
     """Settings of the encoders that are item vectors and nothing else."""
 
     size: int = 128
-    epochs: int = 24
+    epochs: int = 16
     learning_rate: float = 5e-3
     pairs_per_batch: int = 2048
     """Training interactions of a step."""

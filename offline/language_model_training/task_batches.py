@@ -21,6 +21,11 @@ class TaskBatches:
         self._sampler, self._share, self._levels = sampler, share, levels
         self._pad_token, self._seed = pad_token, seed
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Families that are drawn from."""
+        return self._sampler.families
+
     def beside(self, items: int, epoch: int, index: int) -> PackedBatch | None:
         """Examples for batch `index` of an epoch, which holds so many items; None where there are none."""
         # Counted from 1: a seed sequence does not tell a trailing zero from nothing, and batches are drawn from the

@@ -27,7 +27,7 @@ def publish_light_bundle(
     *,
     items: int = 50,
     seed: int = 0,
-    prompt_version: int = PROMPT_VERSION,
+    tasks: tuple[str, ...] = ("query_to_code", "query_with_history"),
 ) -> Bundle:
     """Publish and activate a bundle of `items` items, all of it decided by the seed."""
     random = np.random.default_rng(seed)
@@ -54,7 +54,8 @@ def publish_light_bundle(
                 items=items,
                 code_levels=len(LEVEL_LETTERS),
                 codebook_size=256,
-                prompt_version=prompt_version,
+                prompt_version=PROMPT_VERSION,
+                tasks=tasks,
                 max_history=8,
                 config={},
                 metrics={"recall@10": 0.5},

@@ -107,7 +107,7 @@ async def test_unknown_item(client: httpx.AsyncClient) -> None:
 
 
 async def test_query_without_a_model_for_it(settings: Settings, tmp_path: Path) -> None:
-    publish_light_bundle(tmp_path / "store", prompt_version=1)
+    publish_light_bundle(tmp_path / "store", tasks=())
     async with running(settings.model_copy(update={"store": tmp_path / "store"})) as app:
         for answer in (
             await app.client.get("/recommend/ann?q=warm"),

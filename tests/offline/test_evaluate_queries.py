@@ -85,7 +85,7 @@ def test_the_three_ways_differ_in_nothing_but_what_is_asked(dataset):
 def test_a_model_whose_codes_are_the_categories_keeps_to_every_query(dataset, bundle):
     asked = []
     result = evaluate_queries(bundle, Shelves(dataset, asked), dataset, "test", BEAM)
-    assert (result.users, result.skipped, len(asked)) == (30, 0, 90)
+    assert (result.users, result.skipped, result.with_category, len(asked)) == (30, 0, 30, 90)
     assert result.ways["history_query"]["category_share@10"] == 1.0
     assert result.ways["query"] == result.ways["history_query"], "the shelf does not depend on the history"
 
@@ -123,7 +123,18 @@ def test_a_version_of_other_data_is_refused(dataset, bundle):
         evaluate_queries(other, Shelves(dataset, []), dataset, "test", BEAM)
 
 
-def test_a_catalogue_without_categories_cannot_be_measured_and_says_why(dataset, bundle):
+def test_without_categories_the_target_is_still_looked_for(dataset, bundle):
     bare = dataclasses.replace(dataset.catalog, categories=((),) * len(dataset.catalog))
-    with pytest.raises(TesseraError, match="titles and categories"):
-        evaluate_queries(bundle, Shelves(dataset, []), dataclasses.replace(dataset, catalog=bare), "test", BEAM)
+    decoder = TorchDecoder.from_bundle(bundle, device="cpu")
+    result = evaluate_queries(bundle, decoder, dataclasses.replace(dataset, catalog=bare), "test", BEAM, users=4)
+    assert (result.users, result.with_category, result.chance) == (4, 0, None)
+    assert all(set(metrics) == {"recall@10", "ndcg@10"} for metrics in result.ways.values())
+
+
+def test_a_catalogue_that_nothing_can_be_asked_of_cannot_be_measured_and_says_why(dataset, bundle):
+    count = len(dataset.catalog)
+    mute = dataclasses.replace(
+        dataset.catalog, titles=dataset.catalog.item_ids, categories=((),) * count, attributes=({},) * count
+    )
+    with pytest.raises(TesseraError, match="no query can be written"):
+        evaluate_queries(bundle, Shelves(dataset, []), dataclasses.replace(dataset, catalog=mute), "test", BEAM)

@@ -86,5 +86,7 @@ def test_one_bundle_is_published_and_named_once(together):
     (version,) = store.versions()
     assert printed.split() == [version]
     assert store.active() == version
-    assert store.open(version).manifest.metrics["language_model"]["curve"][-1]["task_tokens"] > 0
+    manifest = store.open(version).manifest
+    assert manifest.metrics["language_model"]["curve"][-1]["task_tokens"] > 0
+    assert {"report/training.json", "report/training.svg"} <= set(manifest.files)
     assert not any((folder / "home" / "runs").iterdir())

@@ -142,7 +142,6 @@ def test_distillation_pulls_the_model_towards_the_teacher(dataset, split, tmp_pa
 
 
 def gradients_of(trainer, model, step):
-    model.zero_grad()
     trainer._gradients(step, 0, 0, EpochTotals())
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 

@@ -1,0 +1,90 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import TesseraError
+from offline.ablation import Row, Study, as_table, read_rows, run_study
+from offline.generate_catalogue import generate
+from offline.interactions import read_dataset
+from offline.recipe import RECIPES_FOLDER, load_recipe
+
+QUICK: tuple[str, ...] = (
+    "collaborative.epochs=2",
+    "training.epochs=1",
+    "training.validation_users=20",
+    "text.max_tokens=8",
+)
+QUICK += (
+    "joint.epochs=1",
+    "codes.iterations=3",
+    "language_model.llm=scratch:tiny",
+    "language_model.text_vocabulary=300",
+)
+
+
+def write_rows(folder: Path, text: str) -> str:
+    path = folder / "rows.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES_FOLDER / "ablations").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_row_that_comes_with_tessera_fits_its_recipe(path: Path) -> None:
+    rows = read_rows(path.stem)
+    recipes = [load_recipe(path.stem, list(row.overrides)).as_dict() for row in rows]
+    assert all(recipes.count(recipe) == 1 for recipe in recipes), "two rows train the same"
+
+
+def test_rows_are_picked_by_name_in_the_order_of_the_file(tmp_path: Path) -> None:
+    file = write_rows(tmp_path, '[rows.a]\nset = []\n[rows.b]\nset = ["seed=1"]\n[rows.c]\nset = []')
+    assert read_rows(file, ["c", "b"]) == (Row("b", ("seed=1",)), Row("c", ()))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rows = ", "not TOML"),
+        ("", "no rows"),
+        ('[rows.a]\nsets = ["seed=1"]', "row 'a'"),
+        ("[rows.a]\nset = [1]", "row 'a'"),
+        ("[rows.b]\nset = []", "no row 'a'"),
+    ],
+)
+def test_rows_that_cannot_be_read_are_refused_with_their_place(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(TesseraError, match=said):
+        read_rows(write_rows(tmp_path, text), ["a"])
+    with pytest.raises(TesseraError, match="semantic-convergence"):
+        read_rows("nothing-of-that-name")
+
+
+def test_a_study_trains_each_row_shares_stages_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    generate(tmp_path / "data", users=60, items=40, seed=0)
+    dataset = read_dataset(tmp_path / "data")
+    rows = (Row("learned", ()), Row("random", ("codes.kind=random",)))
+    study = Study(recipe="demo", overrides=QUICK, rows=rows, seeds=(0, 1), split="valid", beam_width=20)
+    wrong = replace(study, rows=(*rows, Row("wrong", ("nothing.of=that",))))
+    with pytest.raises(TesseraError, match="nothing"):
+        run_study(dataset, wrong, tmp_path)
+    assert not (tmp_path / "studies").exists(), "a wrong row is found before the first is trained"
+
+    records = run_study(dataset, study, tmp_path)
+    assert [(record["row"], record["seed"]) for record in records] == [
+        ("learned", 0),
+        ("learned", 1),
+        ("random", 0),
+        ("random", 1),
+    ]
+    assert len({record["version"] for record in records}) == 4
+    (folder,) = (tmp_path / "studies").iterdir()
+    # The encoder depends on the seed and not on the codes: once for each seed.
+    assert len(list((folder / "stages").glob("encoder-*.safetensors"))) == 2
+    assert len(list((folder / "stages").glob("codes-*.npz"))) == 4
+    by_row = [record["protocols"]["unseen"]["sasrec"] for record in records]
+    assert by_row[0] == by_row[2]
+    assert by_row[1] == by_row[3]
+
+    assert run_study(dataset, study, tmp_path) == records
+    table = as_table(records).splitlines()
+    assert [line.split("|")[1].strip() for line in table] == ["row", "---", "popular", "sasrec", "learned", "random"]
+    assert all("±" in line for line in table[2:])
