@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_store.errors import TesseraError
 from offline.collaborative.bipartite_graph import BipartiteGraph, GraphConfig
 from offline.collaborative.item_vector_training import ItemVectorModel
 
@@ -39,6 +40,12 @@ class DCCFConfig(GraphConfig):
     contrast_temperature: float = 0.2
     contrast_nodes: int = 256
     """Users, and items, of a step that are contrasted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("intents", "contrast_nodes"):
+            if getattr(self, name) < 1:
+                raise TesseraError(f"recipe: {name} of a dccf encoder must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,7 @@ def test_another_kind_by_override_leaves_a_files_settings_of_its_own_kind_behind
         (["collaborative.kind=3"], r"collaborative\.kind 3 is unknown"),
         (["collaborative.kind=mf", "collaborative.layers=2"], r"unknown setting 'collaborative\.layers'"),
         (["collaborative.kind=dccf", "collaborative.layers=0"], "layers of a dccf encoder must be at least 1, not 0"),
+        (["collaborative.kind=dccf", "collaborative.contrast_nodes=0"], "contrast_nodes of a dccf encoder must be at"),
         (["collaborative.kind=mf", "collaborative.temperature=0"], "temperature of a mf encoder must be above 0"),
     ],
 )
