@@ -101,6 +101,23 @@ def redis_url(settings: "Settings") -> str:
     return ensure_running(settings.home)
 
 
+def serve_version(settings: "Settings", version: str | None) -> str:
+    """Make a version the active one, in the store and for running services; None for the one before. Returns it."""
+    from model_store.bundle import ModelStore
+    from model_store.cache_schema import Keys
+    from offline.redis_connection import connect
+
+    # Redis first: a version that running services cannot follow must not become the one they restart with.
+    redis = connect(redis_url(settings))
+    store = ModelStore(settings.store)
+    if version is None:
+        version = store.rollback()
+    else:
+        store.activate(version)
+    redis.set(Keys(settings.namespace).active, version)
+    return version
+
+
 def quiet_libraries() -> None:
     """Keep the progress bars and hints of libraries out of ours, unless their own variables ask for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,15 +1,14 @@
 """`tessera models`: published versions."""
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from command_line.common import (
     open_bundle,
     read_settings,
-    redis_url,
     reports_errors,
+    serve_version,
 )
 
 models = typer.Typer(help="Published model versions.", no_args_is_help=True)
@@ -46,14 +45,14 @@ def models_verify(version: Annotated[str | None, typer.Argument()] = None) -> No
 @reports_errors
 def models_activate(version: str) -> None:
     """Serve this version: running services follow within a second."""
-    _announce(lambda store: store.activate(version) or version)
+    typer.echo(serve_version(read_settings(), version))
 
 
 @models.command("rollback")
 @reports_errors
 def models_rollback() -> None:
     """Serve the version that was active before."""
-    _announce(lambda store: store.rollback())
+    typer.echo(serve_version(read_settings(), None))
 
 
 @models.command("prune")
@@ -64,16 +63,3 @@ def models_prune(keep: Annotated[int, typer.Option(min=1, help="Newest versions 
 
     for version in ModelStore(read_settings().store).prune(keep):
         typer.echo(f"deleted {version}")
-
-
-def _announce(switch: Callable[[Any], str]) -> None:
-    from model_store.bundle import ModelStore
-    from model_store.cache_schema import Keys
-    from offline.redis_connection import connect
-
-    settings = read_settings()
-    # Redis first: a version that running services cannot follow must not become the one they restart with.
-    redis = connect(redis_url(settings))
-    version = switch(ModelStore(settings.store))
-    redis.set(Keys(settings.namespace).active, version)
-    typer.echo(version)

@@ -84,7 +84,7 @@ def evaluate(
     columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recall and NDCG over all items, beside SASRec of the same run and popularity; seen items kept and excluded."""
+    """Recall and NDCG over all items, seen ones kept and excluded, beside the run's encoder (SASRec) and popularity."""
     chosen_split = held_out(split)
     quiet_libraries()
     from model_store.decoders.torch_decoder import TorchDecoder
@@ -129,7 +129,8 @@ def evaluate_queries(
         return
     typer.echo(f"{result.dataset}, {result.split} split, {result.users} users, {result.skipped} without a query")
     print_table(result.ways)
-    typer.echo(f"a random list keeps to the category with {result.chance:.4f} of its items")
+    if result.chance is not None:
+        typer.echo(f"a random list keeps to the category with {result.chance:.4f} of its items")
 
 
 @commands.command("evaluate-new-items")

@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
 from model_store.decoders.protocol import Decoder, DecodeRequest
 from model_store.errors import TesseraError
-from offline.collaborative.encoder import CollaborativeEncoder
 from offline.collaborative.encoder_files import load_encoder
-from offline.collaborative.validation import exclude_seen
+from offline.held_out_ranking import Scores, decoded_lists, scored_ranks
 from offline.interactions import Dataset
 from offline.leave_one_out import EvaluationCases, leave_one_out
-from offline.progress import progress
-from offline.ranking_metrics import CUTOFFS, ranking_metrics, ranks_in_lists, ranks_in_scores
+from offline.ranking_metrics import CUTOFFS, ranking_metrics, ranks_in_lists
 
 SplitName = Literal["valid", "test"]
-_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,8 @@ def evaluate(bundle: Bundle, decoder: Decoder, dataset: Dataset, split: SplitNam
     protocols = {
         name: {
             "tessera": _decoded(decoder, cases, beam_width, seen_excluded, name),
-            encoder.kind: _scored(cases, seen_excluded, encoder, None),
-            "popular": _scored(cases, seen_excluded, None, np.asarray(bundle.popularity)),
+            encoder.kind: _scored(cases, seen_excluded, lambda some: encoder.next_item_logits(some).numpy()),
+            "popular": _scored(cases, seen_excluded, lambda some: np.tile(bundle.popularity, (len(some), 1))),
         }
         for name, seen_excluded in (("all", False), ("unseen", True))
     }
@@ -71,42 +67,14 @@ def _decoded(
     decoder: Decoder, cases: EvaluationCases, beam_width: int, seen_excluded: bool, protocol: str
 ) -> dict[str, float]:
     nothing = np.empty(0, dtype=np.int32)
-    lists: list[list[int]] = []
-    with progress(f"decode ({protocol})", len(cases.targets), "users") as advance:
-        for start in range(0, len(cases.targets), _CHUNK):
-            histories = [cases.histories[row] for row in range(start, min(start + _CHUNK, len(cases.targets)))]
-            answers = decoder.decode(
-                [
-                    DecodeRequest(
-                        history=history,
-                        n=max(CUTOFFS),
-                        beam_width=beam_width,
-                        excluded=history if seen_excluded else nothing,
-                    )
-                    for history in histories
-                ]
-            )
-            lists += [[decoded.item for decoded in answer] for answer in answers]
-            advance(len(histories))
-    return ranking_metrics(ranks_in_lists(lists, cases.targets))
+    requests = [
+        DecodeRequest(
+            history=history, n=max(CUTOFFS), beam_width=beam_width, excluded=history if seen_excluded else nothing
+        )
+        for history in (cases.histories[row] for row in range(len(cases.targets)))
+    ]
+    return ranking_metrics(ranks_in_lists(decoded_lists(decoder, requests, protocol), cases.targets))
 
 
-def _scored(
-    cases: EvaluationCases,
-    seen_excluded: bool,
-    encoder: CollaborativeEncoder | None,
-    popularity: NDArray[np.float32] | None,
-) -> dict[str, float]:
-    ranks = []
-    for start in range(0, len(cases.targets), _CHUNK):
-        rows = range(start, min(start + _CHUNK, len(cases.targets)))
-        histories = [cases.histories[row] for row in rows]
-        if encoder is not None:
-            scores = encoder.next_item_logits(histories).numpy()
-        else:
-            assert popularity is not None
-            scores = np.tile(popularity, (len(histories), 1))
-        if seen_excluded:
-            exclude_seen(scores, histories)
-        ranks.append(ranks_in_scores(scores, cases.targets[list(rows)]))
-    return ranking_metrics(np.concatenate(ranks))
+def _scored(cases: EvaluationCases, seen_excluded: bool, scores: Scores) -> dict[str, float]:
+    return ranking_metrics(scored_ranks(scores, cases.histories, cases.targets, seen_excluded=seen_excluded))

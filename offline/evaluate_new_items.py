@@ -11,7 +11,6 @@ the newest items of the history; and a random order.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,19 @@ from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
 from model_store.prefix_trie import EligibleItems
 from offline.add_items import add_items, select_items, text_config
-from offline.collaborative.validation import exclude_seen
 from offline.embed_items import embed_items
 from offline.evaluate import SplitName
+from offline.held_out_ranking import Scores, decoded_lists, scored_ranks
 from offline.interactions import Dataset
 from offline.leave_one_out import leave_one_out
-from offline.progress import progress, say
-from offline.ranking_metrics import ranking_metrics, ranks_in_lists, ranks_in_scores
+from offline.progress import say
+from offline.ranking_metrics import ranking_metrics, ranks_in_lists
 from offline.recipe import Recipe
 from offline.train import Run, train
 
 CUTOFFS = (10, 20)
 NEIGHBOUR_HISTORY = 5
 """Newest items of a history that the text's neighbours are looked for around."""
-_CHUNK = 512
-
-Scores = Callable[[Sequence[NDArray[np.int32]]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -234,38 +230,22 @@ def _cases(dataset: Dataset, extended: Bundle, known_items: int, split: SplitNam
 def _decoded(
     decoder: Decoder, cases: _Cases, eligible: EligibleItems | None, beam_width: int, protocol: str
 ) -> dict[str, float]:
-    lists: list[list[int]] = []
-    with progress(f"decode ({protocol})", len(cases.histories), "users") as advance:
-        for start in range(0, len(cases.histories), _CHUNK):
-            histories = cases.histories[start : start + _CHUNK]
-            answers = decoder.decode(
-                [
-                    DecodeRequest(
-                        history=history, n=max(CUTOFFS), beam_width=beam_width, excluded=history, eligible=eligible
-                    )
-                    for history in histories
-                ]
-            )
-            lists += [[decoded.item for decoded in answer] for answer in answers]
-            advance(len(histories))
-    return ranking_metrics(ranks_in_lists(lists, cases.targets), CUTOFFS)
+    requests = [
+        DecodeRequest(history=history, n=max(CUTOFFS), beam_width=beam_width, excluded=history, eligible=eligible)
+        for history in cases.histories
+    ]
+    return ranking_metrics(ranks_in_lists(decoded_lists(decoder, requests, protocol), cases.targets), CUTOFFS)
 
 
 def _scored(cases: _Cases, scores: Scores, closed_N: NDArray[np.bool_]) -> dict[str, float]:
-    ranks = []
-    for start in range(0, len(cases.histories), _CHUNK):
-        histories = cases.histories[start : start + _CHUNK]
-        scores_UN = scores(histories)
-        scores_UN[:, closed_N] = -np.inf
-        exclude_seen(scores_UN, histories)
-        ranks.append(ranks_in_scores(scores_UN, cases.targets[start : start + _CHUNK]))
-    return ranking_metrics(np.concatenate(ranks), CUTOFFS)
+    ranks = scored_ranks(scores, cases.histories, cases.targets, seen_excluded=True, closed_N=closed_N)
+    return ranking_metrics(ranks, CUTOFFS)
 
 
 def _text_neighbours(bundle: Bundle) -> Scores:
     text_NX = embed_items(bundle.catalog, text_config(bundle))
 
-    def scores(histories: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+    def scores(histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
         wanted_UX = np.stack([text_NX[history[-NEIGHBOUR_HISTORY:]].mean(axis=0) for history in histories])
         found: NDArray[np.float32] = wanted_UX @ text_NX.T
         return found

@@ -24,15 +24,14 @@ from model_store.catalog import Catalog
 from model_store.decoders.protocol import Decoder, DecodeRequest
 from model_store.errors import TesseraError
 from offline.evaluate import SplitName
+from offline.held_out_ranking import decoded_lists
 from offline.interactions import Dataset
 from offline.leave_one_out import leave_one_out
-from offline.progress import progress
 from offline.ranking_metrics import ranking_metrics, ranks_in_lists
 from offline.tasks.queries import QueryWriter
 
 LIST_LENGTH = 10
 WAYS = ("history", "history_query", "query")
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,7 @@ def category_share(items: Sequence[int], members: frozenset[int]) -> float:
 def _measure(
     decoder: Decoder, cases: Sequence[QueryCase], way: str, beam_width: int, members: dict[str, frozenset[int]]
 ) -> dict[str, float]:
-    lists: list[list[int]] = []
-    with progress(f"decode ({way})", len(cases), "users") as advance:
-        for start in range(0, len(cases), _CHUNK):
-            chunk = cases[start : start + _CHUNK]
-            answers = decoder.decode([request_of(case, way, beam_width) for case in chunk])
-            lists += [[decoded.item for decoded in answer] for answer in answers]
-            advance(len(chunk))
+    lists = decoded_lists(decoder, [request_of(case, way, beam_width) for case in cases], way)
     targets = np.array([case.target for case in cases], dtype=np.int64)
     metrics = ranking_metrics(ranks_in_lists(lists, targets), [LIST_LENGTH])
     shares = [

@@ -38,6 +38,7 @@ def build_tiny_bundle(
     score: Literal["children", "vocabulary"] = "children",
     seed: int = 0,
     activate: bool = True,
+    data_fingerprint: str = "0" * 64,
 ) -> Bundle:
     """Publish a bundle into the store folder.
 
@@ -52,6 +53,7 @@ def build_tiny_bundle(
         score: what the log-softmax of a level runs over.
         seed: codes, weights and vectors depend on nothing else.
         activate: whether the version becomes the active one.
+        data_fingerprint: of the data it says it was trained on.
     """
     random = np.random.default_rng(seed)
     if catalog is None:
@@ -79,7 +81,7 @@ def build_tiny_bundle(
                 recipe="tiny",
                 seed=seed,
                 dataset="tiny",
-                data_fingerprint="0" * 64,
+                data_fingerprint=data_fingerprint,
                 items=items,
                 code_levels=len(LEVEL_LETTERS),
                 codebook_size=256,

@@ -3,14 +3,12 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offline.collaborative.encoder import CollaborativeEncoder
+from offline.held_out_ranking import scored_ranks
 from offline.leave_one_out import EvaluationCases
-from offline.ranking_metrics import ranking_metrics, ranks_in_scores
-
-_CHUNK = 512
+from offline.ranking_metrics import ranking_metrics
 
 
 @dataclass
@@ -40,17 +38,8 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Metrics with seen items excluded, over at most `users` cases drawn by `seed`."""
     chosen = np.random.default_rng(seed).permutation(len(cases.targets))[:users]
-    ranks = []
-    for start in range(0, len(chosen), _CHUNK):
-        rows = chosen[start : start + _CHUNK]
-        histories = [cases.histories[int(row)] for row in rows]
-        logits = encoder.next_item_logits(histories).cpu().numpy()
-        exclude_seen(logits, histories)
-        ranks.append(ranks_in_scores(logits, cases.targets[rows]))
-    return ranking_metrics(np.concatenate(ranks) if ranks else np.empty(0, np.int64))
-
-
-def exclude_seen(scores_UN: NDArray[np.floating], histories: list[NDArray[np.int32]]) -> None:
-    """Set the scores of the items of each history to -inf, in place."""
-    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-    scores_UN[rows, np.concatenate(histories)] = -np.inf
+    histories = [cases.histories[int(row)] for row in chosen]
+    ranks = scored_ranks(
+        lambda some: encoder.next_item_logits(some).cpu().numpy(), histories, cases.targets[chosen], seen_excluded=True
+    )
+    return ranking_metrics(ranks)

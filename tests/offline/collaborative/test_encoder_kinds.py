@@ -7,7 +7,7 @@ import torch
 from model_store.errors import BundleCorrupt, TesseraError
 from offline.collaborative.encoder_files import load_encoder, save_encoder
 from offline.collaborative.kinds import CONFIGS, train_encoder
-from offline.collaborative.validation import exclude_seen
+from offline.held_out_ranking import exclude_seen
 from offline.ranking_metrics import ranking_metrics, ranks_in_scores
 from offline.recipe import load_recipe
 from offline.training_batches import PADDING

@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,28 +9,10 @@ from app.decode_wire import unpack_mask
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, ids, running
 from tests.app.light_bundle import OUT_OF_STOCK
-from tests.app.plain_decoder import PlainDecoder, plain_decoder
+from tests.app.live.conftest import ITEMS, names
+from tests.app.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.anyio
-
-ITEMS = 50
-
-
-@pytest.fixture
-def decoder(tmp_path: Path) -> Iterator[PlainDecoder]:
-    with plain_decoder(ITEMS, tmp_path / "decoder.sock") as decoder:
-        yield decoder
-
-
-@pytest.fixture
-async def api(settings: Settings, cache: Cache, decoder: PlainDecoder) -> AsyncIterator[RunningApp]:
-    with_decoder = settings.model_copy(update={"decoder_address": decoder.address, "beam_width": 20})
-    async with running(with_decoder) as app:
-        yield app
-
-
-def names(items: list[int]) -> list[str]:
-    return [f"item-{item}" for item in items]
 
 
 async def test_missing_entry_is_decoded_and_kept(api: RunningApp, cache: Cache, decoder: PlainDecoder) -> None:

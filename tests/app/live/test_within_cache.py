@@ -1,8 +1,6 @@
 """`within=cache`: the cached items in a new order, and never in place of the user's entry."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 import redis
@@ -11,24 +9,9 @@ from app import embedded_redis
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, ids, running
 from tests.app.light_bundle import OUT_OF_STOCK
-from tests.app.plain_decoder import PlainDecoder, plain_decoder
+from tests.app.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.anyio
-
-ITEMS = 50
-
-
-@pytest.fixture
-def decoder(tmp_path: Path) -> Iterator[PlainDecoder]:
-    with plain_decoder(ITEMS, tmp_path / "decoder.sock") as decoder:
-        yield decoder
-
-
-@pytest.fixture
-async def api(settings: Settings, cache: Cache, decoder: PlainDecoder) -> AsyncIterator[RunningApp]:
-    with_decoder = settings.model_copy(update={"decoder_address": decoder.address, "beam_width": 20})
-    async with running(with_decoder) as app:
-        yield app
 
 
 async def test_entry_with_news_is_ranked_anew(api: RunningApp, cache: Cache, decoder: PlainDecoder) -> None:
