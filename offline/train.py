@@ -187,7 +187,7 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
         code_tokens,
         prompts,
         trie,
-        teacher.probabilities,
+        teacher.likelihoods,
         recipe.training,
         run.folder / "language_model",
         seed,

@@ -4,7 +4,7 @@ Summed over the levels it is exactly the negative log-likelihood of an item unde
 optimises what the decoder ranks by, and nothing is spent on codes that do not exist. A collaborative teacher can be
 distilled into it: its item probabilities, summed below each child, are soft targets.
 
-Shapes: P supervised positions, H hidden size, L levels, N items, C children (padded).
+Shapes: P supervised positions, H hidden size, L levels, N items, C children and F leaves below a node (padded).
 """
 
 import torch
@@ -35,6 +35,10 @@ class TrieLoss:
         self._leaf_item = torch.as_tensor(trie.leaf_item, dtype=torch.int64, device=device)
         self._paths_NL = torch.as_tensor(trie.paths(torch.arange(trie.item_count).numpy()), dtype=torch.int64)
         self._paths_NL = self._paths_NL.to(device)
+        self._most_leaves = [
+            int((trie.leaf_end - trie.leaf_begin)[trie.level_begin[depth] : trie.level_begin[depth + 1]].max(initial=0))
+            for depth in range(trie.levels)
+        ]
 
     def __call__(
         self,
@@ -63,15 +67,12 @@ class TrieLoss:
             hidden_PLH: the model's state before each code token of the target.
             items_P: the target items.
             head_weight: the output embedding, [vocabulary, H].
-            teacher_PN: the teacher's item probabilities (float64, rows of zeros where it has none), or None.
+            teacher_PN: how likely the teacher finds each item, up to a factor of each row (float32, rows of zeros where
+                it has no opinion), or None.
             weight: share of the soft loss, 0 to 1.
             head_bias: of the output embedding, [vocabulary], where it has one.
         """
         total = torch.zeros(len(items_P), device=items_P.device)
-        cumulative = None
-        if teacher_PN is not None:
-            by_leaf = teacher_PN[:, self._leaf_item].cumsum(-1)
-            cumulative = functional.pad(by_leaf, (1, 0))
         parents_P = torch.zeros_like(items_P)
         for level in range(self._levels):
             own_P = self._paths_NL[items_P, level]
@@ -84,27 +85,30 @@ class TrieLoss:
             )
             # Children are contiguous, so a child's column is its distance from the first one.
             hard_P = -log_probs_PC.gather(-1, (own_P - self._trie.first_child[parents_P])[:, None])[:, 0]
-            if cumulative is not None and level < DISTILLED_LEVELS:
-                hard_P = self._with_teacher(hard_P, log_probs_PC, children_PC, real_PC, cumulative, weight)
+            if teacher_PN is not None and level < DISTILLED_LEVELS:
+                mass_PC = self._mass_of_children(teacher_PN, parents_P, level)
+                hard_P = _with_teacher(hard_P, log_probs_PC, real_PC, mass_PC, weight)
             total = total + hard_P
             parents_P = own_P
         return total
 
-    def _with_teacher(
-        self,
-        hard_P: Tensor,
-        log_probs_PC: Tensor,
-        children_PC: Tensor,
-        real_PC: Tensor,
-        cumulative_PN: Tensor,
-        weight: float,
-    ) -> Tensor:
-        mass_PC = cumulative_PN.gather(1, self._trie.leaf_end[children_PC]) - cumulative_PN.gather(
-            1, self._trie.leaf_begin[children_PC]
-        )
-        mass_PC = mass_PC.masked_fill(~real_PC, 0).clamp(min=0)
-        sum_P = mass_PC.sum(-1)
-        soft_targets_PC = (mass_PC / sum_P.clamp(min=1e-12)[:, None]).float()
-        soft_P = -(soft_targets_PC * log_probs_PC.masked_fill(~real_PC, 0)).sum(-1)
-        # Where the teacher sees next to nothing below this node it has no opinion to follow.
-        return torch.where(sum_P > 1e-9, (1 - weight) * hard_P + weight * soft_P, hard_P)
+    def _mass_of_children(self, teacher_PN: Tensor, parents_P: Tensor, level: int) -> Tensor:
+        """What the teacher finds below each child of nodes of one level; float32 [P, C]."""
+        mass_PC = teacher_PN.new_zeros(len(parents_P), self._trie.widest(level))
+        if level == 0:
+            # Every item lies below the root. In one pass over them: this is most of what a teacher costs.
+            return mass_PC.index_add_(1, self._paths_NL[:, 0] - 1, teacher_PN)
+        begin_P1, end_P1 = self._trie.leaf_begin[parents_P][:, None], self._trie.leaf_end[parents_P][:, None]
+        leaves_PF = begin_P1 + torch.arange(self._most_leaves[level], device=begin_P1.device)
+        real_PF = leaves_PF < end_P1
+        items_PF = self._leaf_item[torch.where(real_PF, leaves_PF, begin_P1)]
+        columns_PF = self._paths_NL[items_PF, level] - self._trie.first_child[parents_P][:, None]
+        return mass_PC.scatter_add_(1, columns_PF, teacher_PN.gather(1, items_PF) * real_PF)
+
+
+def _with_teacher(hard_P: Tensor, log_probs_PC: Tensor, real_PC: Tensor, mass_PC: Tensor, weight: float) -> Tensor:
+    sum_P = mass_PC.sum(-1)
+    soft_targets_PC = mass_PC / sum_P.clamp(min=1e-12)[:, None]
+    soft_P = -(soft_targets_PC * log_probs_PC.masked_fill(~real_PC, 0)).sum(-1)
+    # Where the teacher sees next to nothing below this node it has no opinion to follow.
+    return torch.where(sum_P > 1e-9, (1 - weight) * hard_P + weight * soft_P, hard_P)

@@ -19,6 +19,10 @@ class TrieTensors:
         self.leaf_end = torch.as_tensor(trie.leaf_end, dtype=torch.int64, device=device)
         self._offsets = [torch.arange(count, device=device) for count in trie.max_children]
 
+    def widest(self, depth: int) -> int:
+        """C, the largest number of children of a node of this depth."""
+        return len(self._offsets[depth])
+
     def children(self, nodes_UB: Tensor, depth: int) -> tuple[Tensor, Tensor]:
         """Children of nodes of one depth, padded to the widest family: node numbers and which are real, [U, B, C]."""
         first_UB = self.first_child[nodes_UB]

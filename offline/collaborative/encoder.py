@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from offline.leave_one_out import Histories
-from offline.training_batches import pad
+from offline.training_batches import PADDING, pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,28 @@ class CollaborativeEncoder(nn.Module, ABC):
     def scores(self, states: Tensor) -> Tensor:
         """Logits of every item; [..., N]."""
 
+    def logits_after(self, items_BT: Tensor, after_BT: Tensor) -> Tensor:
+        """Logits of every item after the marked items of histories, row by row; [P, N] for P marks."""
+        return self.scores(self(items_BT)[after_BT])
+
     @torch.no_grad()
-    def probabilities(self, items_BT: Tensor) -> Tensor:
-        """How likely each item is to come next, after each item; float64 [B, T, N], zeros beyond `max_length`."""
+    def likelihoods(self, items_BT: Tensor) -> Tensor:
+        """How likely each item was at the place of every item that is no padding, row by row; float32 [P, N].
+
+        Up to a factor of each row, whose largest number is 1. First items, which nothing comes before, and those beyond
+        `max_length` have rows of zeros.
+        """
         read_BT = items_BT[:, : self.max_length]
-        likely = self._next_item_scores(read_BT).double().softmax(-1)
-        return functional.pad(likely, (0, 0, 0, items_BT.shape[1] - read_BT.shape[1]))
+        real_BT = items_BT != PADDING
+        # What is said after an item is about the next one.
+        after_BT = functional.pad(real_BT[:, 1 : read_BT.shape[1] + 1], (0, 1))[:, : read_BT.shape[1]]
+        logits = self.logits_after(read_BT, after_BT).float()
+        likely = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+        place_BT = functional.pad(after_BT, (1, 0))[:, : items_BT.shape[1]]
+        place_BT = functional.pad(place_BT, (0, items_BT.shape[1] - place_BT.shape[1]))
+        all_PN = likely.new_zeros(int(real_BT.sum()), likely.shape[1])
+        all_PN[place_BT[real_BT]] = likely
+        return all_PN
 
     @torch.inference_mode()
     def next_item_logits(self, histories: Histories | list[NDArray[np.int32]]) -> Tensor:
@@ -77,8 +93,5 @@ class CollaborativeEncoder(nn.Module, ABC):
             newest = [history[-self.max_length :] for history in newest]
         device = self.vectors().device
         items_BT = torch.from_numpy(pad(newest).astype(np.int64)).to(device)
-        last = torch.tensor([len(row) - 1 for row in newest], device=device)
-        return self.scores(self(items_BT)[torch.arange(len(newest), device=device), last])
-
-    def _next_item_scores(self, items_BT: Tensor) -> Tensor:
-        return self.scores(self(items_BT))
+        last_B1 = torch.tensor([[len(row) - 1] for row in newest], device=device)
+        return self.logits_after(items_BT, torch.arange(items_BT.shape[1], device=device) == last_B1)

@@ -78,14 +78,13 @@ class RunningMeanEncoder(CollaborativeEncoder):
         means = functional.embedding_bag(items, self.item_vectors, offsets, mode="mean", include_last_offset=True)
         return self.scores(functional.normalize(means, dim=-1))
 
-    def _next_item_scores(self, items_BT: Tensor) -> Tensor:
+    def logits_after(self, items_BT: Tensor, after_BT: Tensor) -> Tensor:
         # Nothing is nearer to a mean than what it was made of; what was seen is not what comes next.
-        length = items_BT.shape[1]
-        so_far_TT = torch.ones(length, length, dtype=torch.bool, device=items_BT.device).tril()
-        first_B11 = items_BT[:, :1, None]
-        seen_BTT = torch.where(so_far_TT & (items_BT != PADDING)[:, None, :], items_BT[:, None, :], first_B11)
-        scores_BTN = super()._next_item_scores(items_BT)
-        return scores_BTN.scatter(2, seen_BTT, torch.finfo(scores_BTN.dtype).min)
+        rows_P, places_P = after_BT.nonzero(as_tuple=True)
+        so_far_PT = torch.arange(items_BT.shape[1], device=items_BT.device) <= places_P[:, None]
+        seen_PT = torch.where(so_far_PT & (items_BT[rows_P] != PADDING), items_BT[rows_P], items_BT[rows_P, :1])
+        scores_PN = super().logits_after(items_BT, after_BT)
+        return scores_PN.scatter(1, seen_PT, torch.finfo(scores_PN.dtype).min)
 
 
 def logits(states: Tensor, vectors_ND: Tensor, temperature: float) -> Tensor:

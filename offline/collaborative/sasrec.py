@@ -5,6 +5,8 @@ cross-entropy in place of one sampled negative (the largest single gain, see Pet
 pre-norm blocks with GELU, and positions counted from the newest item, so that short histories look like the end of
 long ones. With `text_features` an item's vector is its own plus a small network's reading of its text vector, as
 UniSRec's transductive setting adds the two (Hou et al., arXiv:2206.05941); after training the sum is the table.
+With `repeats` a logit is added to items that were taken before, one learned for each number of steps ago: a product of
+vectors puts what was just taken on top, whether people buy things twice or not.
 
 Shapes: B sequences, T items, D vector size, N items, P supervised positions, X text size.
 """
@@ -25,6 +27,8 @@ from offline.progress import progress
 from offline.training_batches import PADDING, batches, windows
 
 _INIT_STD = 0.02
+_REPEAT_SCALE = 30.0
+"""What repeat logits are learned in units of: at a learning rate made for vectors they would not get anywhere."""
 _TEXT_DIRECTIONS = 128
 """Principal directions of the text vectors that are read, and width of the network that reads them."""
 
@@ -45,6 +49,8 @@ class SASRecConfig(EncoderConfig):
     weight_decay: float = 0.1
     text_features: bool = False
     """Whether item vectors also read the items' text."""
+    repeats: bool = False
+    """Whether it learns how much likelier an item becomes by having been taken before, and how long ago."""
 
 
 class SASRec(CollaborativeEncoder):
@@ -70,6 +76,8 @@ class SASRec(CollaborativeEncoder):
         self.blocks = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(config.size)
         self.dropout = nn.Dropout(config.dropout)
+        if config.repeats:
+            self.repeat_logits = nn.Parameter(torch.zeros(config.max_length))
         nn.init.normal_(self.item_vectors.weight, std=_INIT_STD)
         nn.init.normal_(self.positions.weight, std=_INIT_STD)
 
@@ -91,6 +99,22 @@ class SASRec(CollaborativeEncoder):
 
     def scores(self, states: Tensor) -> Tensor:
         return states @ self.vectors().T
+
+    def logits_after(self, items_BT: Tensor, after_BT: Tensor) -> Tensor:
+        return self.logits_of(self.vectors(), items_BT, after_BT)
+
+    def logits_of(self, vectors_ND: Tensor, items_BT: Tensor, after_BT: Tensor) -> Tensor:
+        """`logits_after`, where these vectors stand for the items."""
+        logits_PN = self.states(items_BT, vectors_ND)[after_BT] @ vectors_ND.T
+        if not self.config.repeats:
+            return logits_PN
+        rows_P, places_P = after_BT.nonzero(as_tuple=True)
+        items_PT = items_BT[rows_P]
+        ago_PT = places_P[:, None] - torch.arange(items_BT.shape[1], device=items_BT.device)
+        taken_PT = (ago_PT >= 0) & (items_PT != PADDING)
+        # Every time it was taken counts. In place: a copy of all logits would cost as much as they did.
+        logits_PT = torch.where(taken_PT, _REPEAT_SCALE * self.repeat_logits[ago_PT.clamp(min=0)], 0)
+        return logits_PN.scatter_add_(1, items_PT.clamp(min=0), logits_PT)
 
 
 class _TextSASRec(SASRec):
@@ -155,9 +179,8 @@ def train_sasrec(
                 items_BT = torch.from_numpy(batch.astype(np.int64)).to(device)
                 targets_BT = items_BT[:, 1:]
                 real_BT = targets_BT != PADDING
-                vectors_ND = model.vectors()
-                states_PD = model.states(items_BT[:, :-1], vectors_ND)[real_BT]
-                loss = functional.cross_entropy(states_PD @ vectors_ND.T, targets_BT[real_BT])
+                logits_PN = model.logits_of(model.vectors(), items_BT[:, :-1], real_BT)
+                loss = functional.cross_entropy(logits_PN, targets_BT[real_BT])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

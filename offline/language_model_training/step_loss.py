@@ -28,7 +28,7 @@ from offline.training_batches import PADDING
 from offline.trie_loss import TrieLoss
 
 Teacher = Callable[[Tensor], Tensor]
-"""Items int64 [B, T] padded with -1 -> item probabilities after each of them, float64 [B, T, N]."""
+"""Items int64 [B, T] padded with -1 -> how likely each item was at each place (`CollaborativeEncoder.likelihoods`)."""
 
 
 class StepLoss(nn.Module):
@@ -69,16 +69,16 @@ class StepLoss(nn.Module):
         """The loss to minimise, and what it is made of, without gradients: the sequential loss and the sum of the
         examples' losses of each family of `FAMILIES`, float32 [F].
         """
-        teacher_BTN = None if self._teacher is None else self._teacher(items_BT)
+        teacher_PN = None if self._teacher is None else self._teacher(items_BT)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            sequential = self._sequential(items_BT, teacher_BTN)
+            sequential = self._sequential(items_BT, teacher_PN)
             if tasks is None:
                 return sequential, sequential.detach(), sequential.new_zeros(len(FAMILIES))
             sums_F = self._tasks(tasks)
             loss = sequential + self._task_weight * sums_F.sum() / len(tasks.examples)
         return loss, sequential.detach(), sums_F.detach()
 
-    def _sequential(self, items_BT: Tensor, teacher_BTN: Tensor | None) -> Tensor:
+    def _sequential(self, items_BT: Tensor, teacher_PN: Tensor | None) -> Tensor:
         batch, length = items_BT.shape
         levels = self._item_tokens_NL.shape[1]
         real_BT = items_BT != PADDING
@@ -87,10 +87,6 @@ class StepLoss(nn.Module):
         hidden = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
         # The state that predicts a token is the one before it.
         states_BTLH = hidden[:, len(self._preamble) - 1 :].reshape(batch, length, levels, -1)
-        teacher_PN = None
-        if teacher_BTN is not None:
-            # What the teacher says after an item is about the next one; about the first it says nothing.
-            teacher_PN = functional.pad(teacher_BTN[:, :-1], (0, 0, 1, 0))[real_BT]
         head = self.model.get_output_embeddings()
         return self._trie_loss(
             states_BTLH[real_BT], items_BT[real_BT], head.weight, teacher_PN, self._distillation, head.bias

@@ -6,7 +6,7 @@ import torch
 
 from model_store.errors import BundleCorrupt, TesseraError
 from offline.collaborative.encoder_files import load_encoder, save_encoder
-from offline.collaborative.kinds import CONFIGS, train_encoder
+from offline.collaborative.kinds import CONFIGS, build_encoder, train_encoder
 from offline.held_out_ranking import exclude_seen
 from offline.ranking_metrics import ranking_metrics, ranks_in_scores
 from offline.recipe import load_recipe
@@ -53,14 +53,22 @@ def test_a_whole_history_scores_as_its_last_state_whatever_stands_beside_it(trai
     torch.testing.assert_close(together[1], alone)
 
 
-def test_probabilities_after_every_item_sum_to_one_and_favour_the_cluster(shop, trained):
+def test_likelihoods_are_of_the_items_places_up_to_a_factor_and_favour_the_cluster(shop, trained):
     encoder, _ = trained
     items = torch.tensor([[21, 24, 27, PADDING], [33, 30, 38, 31]])
-    after = encoder.probabilities(items)
-    assert (after.dtype, after.shape) == (torch.float64, (2, 4, shop.items))
-    torch.testing.assert_close(after[0, :3].sum(-1), torch.ones(3, dtype=torch.float64))
-    assert after[0, 2, 20:30].sum() > 3 * 10 / shop.items
-    assert after[1, 3, 30:40].sum() > 3 * 10 / shop.items
+    likely = encoder.likelihoods(items)
+    assert (likely.dtype, likely.shape) == (torch.float32, (7, shop.items))
+    assert (likely[[0, 3]] == 0).all(), "nothing comes before a first item"
+    assert (likely[[1, 2, 4, 5, 6]].amax(-1) == 1).all()
+    share = likely / likely.sum(-1, keepdim=True)
+    assert share[2, 20:30].sum() > 3 * 10 / shop.items
+    assert share[6, 30:40].sum() > 3 * 10 / shop.items
+
+
+def test_places_beyond_what_an_encoder_reads_have_no_likelihoods():
+    encoder = build_encoder(9, CONFIGS["sasrec"](max_length=3)).eval()
+    likely = encoder.likelihoods(torch.tensor([[0, 1, 2, 3, 4, 5]]))
+    assert likely.any(-1).tolist() == [False, True, True, True, False, False]
 
 
 def test_vectors_are_one_a_item_of_the_size_asked_for(shop, kind, trained):

@@ -42,13 +42,13 @@ def test_a_score_is_the_cosine_over_the_temperature(encoder):
 
 def test_what_was_seen_is_never_likely_and_what_comes_later_is_not_known_yet(encoder):
     items = [7, 2, 11, 5]
-    after = encoder.probabilities(torch.tensor([items]))[0]
-    for end in range(1, len(items) + 1):
-        assert (after[end - 1, items[:end]] == 0).all()
-        unseen = [item for item in range(ITEMS) if item not in items[:end]]
-        assert (after[end - 1, unseen] > 0).all()
+    likely = encoder.likelihoods(torch.tensor([items]))
+    for place in range(1, len(items)):
+        assert (likely[place, items[:place]] == 0).all()
+        unseen = [item for item in range(ITEMS) if item not in items[:place]]
+        assert (likely[place, unseen] > 0).all()
 
 
-def test_who_has_seen_everything_is_still_given_probabilities(encoder):
-    after = encoder.probabilities(torch.arange(ITEMS)[None])
-    torch.testing.assert_close(after.sum(-1), torch.ones(1, ITEMS, dtype=torch.float64))
+def test_who_has_seen_everything_is_still_given_likelihoods(encoder):
+    likely = encoder.likelihoods(torch.tensor([[*range(ITEMS), 0]]))
+    torch.testing.assert_close(likely[-1], torch.ones(ITEMS))
