@@ -30,7 +30,7 @@ from model_store.prefix_trie import PrefixTrie
 
 ACTIVE_NAME = "ACTIVE"
 PREVIOUS_NAME = "PREVIOUS"
-MODEL_FOLDERS = ("llm/", "encoder/", "quantizer/", "ranker/")
+MODEL_FOLDERS = ("llm/", "encoder/", "teacher/", "quantizer/", "ranker/")
 """What only the decoder and the batch jobs read; the API opens a bundle without them."""
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")

@@ -52,6 +52,9 @@ class Manifest(BaseModel):
         default="children",
         description="what a level's log-softmax runs over: the node's children in the trie, or the whole vocabulary",
     )
+    collaborative_weight: float = Field(
+        default=0.0, ge=0, lt=1, description="the collaborative encoder's share of an item's score"
+    )
     config: dict[str, Any] = Field(description="every setting of the run")
     metrics: dict[str, Any]
     versions: dict[str, str] = Field(description="python and library versions of the run")

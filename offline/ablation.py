@@ -22,7 +22,7 @@ from typing import Any
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
-from offline.evaluate import SplitName, evaluate
+from offline.evaluate import ALONE, SplitName, evaluate
 from offline.interactions import Dataset
 from offline.progress import say
 from offline.recipe import RECIPES_FOLDER, load_recipe
@@ -149,7 +149,7 @@ def as_table(records: list[dict[str, Any]]) -> str:
         "tokens",
         "minutes",
     ]
-    baselines = [system for system in records[0]["protocols"]["all"] if system != "tessera"]
+    baselines = [system for system in records[0]["protocols"]["all"] if system not in ("tessera", ALONE)]
     lines = [
         _line(
             system,
@@ -166,7 +166,10 @@ def as_table(records: list[dict[str, Any]]) -> str:
             f"{mean(record['tokens'] for record in mine) / 1e6:.1f} M",
             f"{mean(record['train_seconds'] for record in mine) / 60:.1f}",
         ]
-        lines.append(_line(name, [record["protocols"] for record in mine], "tessera", cost))
+        protocols = [record["protocols"] for record in mine]
+        lines.append(_line(name, protocols, "tessera", cost))
+        if all(ALONE in one["all"] for one in protocols):
+            lines.append(_line(f"{name}: {ALONE} alone", protocols, ALONE, ["", "", ""]))
     rule = ["---"] * len(header)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
 

@@ -10,15 +10,18 @@ from typing import Any, Literal
 import numpy as np
 
 from model_store.bundle import Bundle
+from model_store.collaborative.encoder_files import load_encoder
 from model_store.decoders.protocol import Decoder, DecodeRequest
+from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
-from offline.collaborative.encoder_files import load_encoder
 from offline.held_out_ranking import Scores, decoded_lists, scored_ranks
 from offline.interactions import Dataset
 from offline.leave_one_out import EvaluationCases, leave_one_out
 from offline.ranking_metrics import CUTOFFS, ranking_metrics, ranks_in_lists
 
 SplitName = Literal["valid", "test"]
+ALONE = "language model"
+"""The row of a version's language model without its collaborative encoder, where that has a say."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Evaluation:
         return dict(vars(self))
 
 
-def evaluate(bundle: Bundle, decoder: Decoder, dataset: Dataset, split: SplitName, beam_width: int) -> Evaluation:
+def evaluate(bundle: Bundle, decoder: TorchDecoder, dataset: Dataset, split: SplitName, beam_width: int) -> Evaluation:
     """Measure a version.
 
     Raises:
@@ -51,12 +54,22 @@ def evaluate(bundle: Bundle, decoder: Decoder, dataset: Dataset, split: SplitNam
     cases = leave_one_out(dataset).evaluation_cases(split)
     if len(cases.targets) == 0:
         raise TesseraError(f"{dataset.name}: no user has the 3 events an evaluation needs")
-    encoder = load_encoder(bundle, len(dataset.catalog))
+    encoder, teacher = load_encoder(bundle.path / "encoder"), load_encoder(bundle.path / "teacher")
+    decoders = {"tessera": decoder}
+    scores: dict[str, Scores] = {}
+    if bundle.manifest.collaborative_weight:
+        decoders[ALONE] = decoder.alone()
+    if teacher.config != encoder.config:
+        scores["teacher"] = lambda some: teacher.next_item_logits(some).numpy()
+    scores[encoder.kind] = lambda some: encoder.next_item_logits(some).numpy()
+    scores["popular"] = lambda some: np.tile(bundle.popularity, (len(some), 1))
     protocols = {
         name: {
-            "tessera": _decoded(decoder, cases, beam_width, seen_excluded, name),
-            encoder.kind: _scored(cases, seen_excluded, lambda some: encoder.next_item_logits(some).numpy()),
-            "popular": _scored(cases, seen_excluded, lambda some: np.tile(bundle.popularity, (len(some), 1))),
+            **{
+                system: _decoded(one, cases, beam_width, seen_excluded, f"{system}, {name}")
+                for system, one in decoders.items()
+            },
+            **{system: _scored(cases, seen_excluded, one) for system, one in scores.items()},
         }
         for name, seen_excluded in (("all", False), ("unseen", True))
     }
@@ -64,7 +77,7 @@ def evaluate(bundle: Bundle, decoder: Decoder, dataset: Dataset, split: SplitNam
 
 
 def _decoded(
-    decoder: Decoder, cases: EvaluationCases, beam_width: int, seen_excluded: bool, protocol: str
+    decoder: Decoder, cases: EvaluationCases, beam_width: int, seen_excluded: bool, what: str
 ) -> dict[str, float]:
     nothing = np.empty(0, dtype=np.int32)
     requests = [
@@ -73,7 +86,7 @@ def _decoded(
         )
         for history in (cases.histories[row] for row in range(len(cases.targets)))
     ]
-    return ranking_metrics(ranks_in_lists(decoded_lists(decoder, requests, protocol), cases.targets))
+    return ranking_metrics(ranks_in_lists(decoded_lists(decoder, requests, what), cases.targets))
 
 
 def _scored(cases: EvaluationCases, seen_excluded: bool, scores: Scores) -> dict[str, float]:

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle, ModelStore
+from model_store.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.encoder_files import save_encoder
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
 from model_store.manifest import Manifest, describe_files
 from model_store.prompts import PROMPT_VERSION
@@ -17,8 +19,6 @@ from offline.codes.code_report import write_code_report
 from offline.codes.export_quantizer import export_quantizer
 from offline.codes.joint_embedding import JointEncoder
 from offline.codes.quantization import Quantization
-from offline.collaborative.encoder import CollaborativeEncoder
-from offline.collaborative.encoder_files import save_encoder
 from offline.interactions import Dataset
 from offline.language_model_training.report import write_report
 from offline.recipe import Recipe
@@ -41,6 +41,7 @@ class TrainedModel:
 
     popularity: NDArray[np.float32]
     collaborative: CollaborativeEncoder
+    teacher: CollaborativeEncoder
     joint_vectors: NDArray[np.float32]
     joint_encoder: JointEncoder
     quantization: Quantization
@@ -59,6 +60,7 @@ def publish(store: ModelStore, version: str, dataset: Dataset, recipe: Recipe, m
         np.save(folder / "item_embeddings.npy", model.joint_vectors)
         faiss.write_index(_neighbour_index(model.joint_vectors), str(folder / "items.faiss"))
         save_encoder(folder / "encoder", model.collaborative)
+        save_encoder(folder / "teacher", model.teacher)
         export_quantizer(folder / "quantizer", model.joint_encoder, model.quantization, recipe.text, recipe.seed)
         (folder / "llm").mkdir()
         model.language_model.save_pretrained(folder / "llm", safe_serialization=True)
@@ -79,6 +81,7 @@ def publish(store: ModelStore, version: str, dataset: Dataset, recipe: Recipe, m
                 prompt_version=PROMPT_VERSION,
                 tasks=model.tasks,
                 max_history=recipe.max_history,
+                collaborative_weight=recipe.ranking.collaborative_weight,
                 config=recipe.as_dict(),
                 metrics=model.metrics,
                 versions=library_versions(),

@@ -10,19 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model_store.collaborative.configs import EncoderConfig, SASRecConfig
 from model_store.errors import TesseraError
 from offline.codes.config import CodesConfig
 from offline.codes.joint_embedding import JointConfig
 from offline.codes.text_targets import check_alignment
-from offline.collaborative.encoder import EncoderConfig
 from offline.collaborative.kinds import config_of_kind
-from offline.collaborative.sasrec import SASRecConfig
 from offline.embed_items import TextConfig
 from offline.language_model import LanguageModelConfig
 from offline.tasks.task_mix import TaskConfig
 from offline.train_language_model import TrainingConfig
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingConfig:
+    """What the served ranking is made of."""
+
+    collaborative_weight: float = 0.0
+    """The teacher's share of an item's score; the rest is the language model's."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.collaborative_weight < 1:
+            raise TesseraError(
+                f"recipe: ranking.collaborative_weight must be at least 0 and below 1, not {self.collaborative_weight}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +58,7 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tasks: TaskConfig = field(default_factory=lambda: TaskConfig(share=0.0))
     """Off in a recipe that says nothing of tasks."""
+    ranking: RankingConfig = field(default_factory=RankingConfig)
 
     def __post_init__(self) -> None:
         check_alignment(self.codes, self.language_model.llm)

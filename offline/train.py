@@ -28,6 +28,9 @@ from safetensors.torch import load_file, save_file
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.code_tokens import CodeTokens
+from model_store.collaborative.configs import EncoderConfig
+from model_store.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.encoder_files import build_encoder
 from model_store.errors import TesseraError
 from model_store.item_codes import ItemCodes
 from model_store.prefix_trie import PrefixTrie
@@ -37,8 +40,7 @@ from offline.codes.joint_embedding import JointEncoder, train_joint_embedding
 from offline.codes.make_codes import make_codes
 from offline.codes.quantization import Quantization
 from offline.codes.text_targets import text_targets
-from offline.collaborative.encoder import CollaborativeEncoder, EncoderConfig
-from offline.collaborative.kinds import build_encoder, train_encoder
+from offline.collaborative.kinds import train_encoder
 from offline.embed_items import embed_items
 from offline.interactions import Dataset
 from offline.language_model import build_language_model
@@ -199,6 +201,7 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
     return TrainedModel(
         popularity=counts.astype(np.float32),
         collaborative=collaborative,
+        teacher=teacher,
         joint_vectors=joint,
         joint_encoder=joint_encoder,
         quantization=quantization,

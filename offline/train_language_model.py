@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from model_store.code_tokens import CodeTokens
+from model_store.collaborative.encoder import PADDING
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
@@ -39,7 +40,7 @@ from offline.leave_one_out import EvaluationCases, Histories
 from offline.processes import Processes
 from offline.progress import Advance, progress
 from offline.ranking_metrics import ranking_metrics, ranks_in_lists
-from offline.training_batches import PADDING, batches, windows
+from offline.training_batches import batches, windows
 
 _RANK_SEED = 1_000_000_007
 """Far enough apart that no process draws the dropout of another one's other epoch."""

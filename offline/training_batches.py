@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.collaborative.encoder import pad
 from offline.leave_one_out import Histories
-
-PADDING = -1
 
 
 def windows(histories: Histories, length: int) -> list[NDArray[np.int32]]:
@@ -48,11 +47,3 @@ def batches(
         groups.append(current)
     for group in rng.permutation(len(groups)):
         yield pad([pieces[index] for index in groups[group]])
-
-
-def pad(rows: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """Stack rows of unequal length, padded on the right; int32 [B, T]."""
-    padded = np.full((len(rows), max(len(row) for row in rows)), PADDING, dtype=np.int32)
-    for at, row in enumerate(rows):
-        padded[at, : len(row)] = row
-    return padded

@@ -15,6 +15,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.catalog import Catalog
+from model_store.collaborative.configs import SASRecConfig
+from model_store.collaborative.encoder_files import save_encoder
+from model_store.collaborative.sasrec import SASRec
 from model_store.item_codes import LEVEL_LETTERS, code_token_names
 from model_store.manifest import Manifest, describe_files
 from model_store.prompts import MARKERS, MAX_INSTRUCTION_TOKENS, PROMPT_VERSION
@@ -39,6 +42,7 @@ def build_tiny_bundle(
     seed: int = 0,
     activate: bool = True,
     data_fingerprint: str = "0" * 64,
+    collaborative_weight: float = 0.0,
 ) -> Bundle:
     """Publish a bundle into the store folder.
 
@@ -54,6 +58,7 @@ def build_tiny_bundle(
         seed: codes, weights and vectors depend on nothing else.
         activate: whether the version becomes the active one.
         data_fingerprint: of the data it says it was trained on.
+        collaborative_weight: share of its encoder, as random as its language model, in an item's score.
     """
     random = np.random.default_rng(seed)
     if catalog is None:
@@ -71,6 +76,8 @@ def build_tiny_bundle(
         index = faiss.IndexFlatIP(_EMBEDDING_SIZE)
         index.add(vectors)
         faiss.write_index(index, str(folder / "items.faiss"))
+        for name in ("encoder", "teacher"):
+            save_encoder(folder / name, _encoder(items, max_history, seed))
         # A history, an instruction after it, and the code it asks for.
         positions = (max_history + 1) * len(LEVEL_LETTERS) + MAX_INSTRUCTION_TOKENS + len(MARKERS)
         write_tiny_llm(folder / "llm", layers=layers, hidden=hidden, positions=positions, seed=seed)
@@ -89,6 +96,7 @@ def build_tiny_bundle(
                 tasks=("query_to_code", "query_with_history"),
                 max_history=max_history,
                 score=score,
+                collaborative_weight=collaborative_weight,
                 config={},
                 metrics={},
                 versions={"python": platform.python_version()},
@@ -98,6 +106,16 @@ def build_tiny_bundle(
     if activate:
         model_store.activate(version)
     return bundle
+
+
+def _encoder(items: int, max_history: int, seed: int) -> SASRec:
+    torch.manual_seed(seed)
+    encoder = SASRec(items, SASRecConfig(size=_EMBEDDING_SIZE, max_length=max_history, repeats=True))
+    with torch.no_grad():
+        # A fresh one finds everything about equally likely.
+        encoder.item_vectors.weight.mul_(30)
+        encoder.repeat_logits.fill_(-0.1)
+    return encoder
 
 
 def random_codes(random: np.random.Generator, items: int, first_level: int) -> NDArray[np.uint8]:

@@ -54,7 +54,7 @@ class DecodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One decoded item and its log-probability (natural log) under constrained decoding."""
+    """One decoded item and its score, a log-probability (natural log) or a weighted mean of two."""
 
     item: int
     score: float
@@ -63,7 +63,8 @@ class Decoded:
 class Decoder(Protocol):
     """Decodes item codes under the trie.
 
-    A score is the sum over levels of the log-softmax over the children of the node in the whole catalogue's trie.
+    A score is the sum over levels of the log-softmax over the children of the node in the whole catalogue's trie; where
+    the version gives its collaborative encoder a say, it is mixed with the encoder's (see `collaborative_score`).
     Filters, exclusions and candidates prune and never renormalise, so an item's score does not depend on them. With a
     beam at least as wide as the trie's widest level, and always with candidates, the answer is exact.
     """
@@ -77,7 +78,7 @@ class Decoder(Protocol):
     def score_items(
         self, history: NDArray[np.int32], items: NDArray[np.int32], query: str | None = None
     ) -> NDArray[np.float64]:
-        """The exact log-probability of each given item after this history and query; float64 [len(items)]."""
+        """The exact score of each given item after this history and query; float64 [len(items)]."""
 
     def close(self) -> None:
         """Give back the engine's memory and processes."""

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
+from model_store.decoders.collaborative_score import CollaborativeScore
 from model_store.decoders.item_tree import item_tree
 from model_store.decoders.open_leaves import OpenLeaves
 from model_store.decoders.protocol import Decoded, DecodeRequest, render
@@ -43,6 +44,7 @@ class TorchDecoder:
         trie: the catalogue's codes.
         batch_size: users per forward pass. On 2 CPU cores 8 to 16 were fastest; a GPU wants more.
         score: what a level's log-softmax runs over, as in the manifest.
+        collaborative: the collaborative encoder's say in the ranking, or None.
 
     Raises:
         DecoderUnusable: the model's logits are not a linear map of its last hidden state (soft-capped or rescaled
@@ -60,11 +62,13 @@ class TorchDecoder:
         *,
         batch_size: int | None = None,
         score: str = "children",
+        collaborative: CollaborativeScore | None = None,
     ) -> None:
         self._model = model.eval()
         self._device = next(model.parameters()).device
         self._batch_size = batch_size or (16 if self._device.type == "cpu" else 256)
         self._score_over = score
+        self._collaborative = collaborative
         self._prompts = prompts
         self._trie = trie
         self._trie_arrays = TrieTensors(trie, self._device)
@@ -100,6 +104,7 @@ class TorchDecoder:
             bundle.trie,
             batch_size=batch_size,
             score=bundle.manifest.score,
+            collaborative=CollaborativeScore.of_bundle(bundle, chosen),
         )
 
     def for_version(self, bundle: Bundle) -> "TorchDecoder":
@@ -109,6 +114,13 @@ class TorchDecoder:
         other._prompts = replace(self._prompts, item_tokens_NL=code_tokens.of_items(bundle.item_codes))
         other._trie = bundle.trie
         other._trie_arrays = TrieTensors(bundle.trie, self._device)
+        other._collaborative = CollaborativeScore.of_bundle(bundle, self._device)
+        return other
+
+    def alone(self) -> "TorchDecoder":
+        """This decoder without a collaborative encoder's say; the language model is shared."""
+        other = copy.copy(self)
+        other._collaborative = None
         return other
 
     @torch.inference_mode()
@@ -128,8 +140,8 @@ class TorchDecoder:
         self, history: NDArray[np.int32], items: NDArray[np.int32], query: str | None = None
     ) -> NDArray[np.float64]:
         """See `protocol.Decoder`; the prompt is computed once, shared prefixes of the items too."""
-        prompt = render(self._prompts, history, query)
-        return self._score([prompt], [items])[0] if len(items) else np.empty(0)
+        request = DecodeRequest(history=history, n=1, beam_width=1, query=query)
+        return self._score([request], [render(self._prompts, history, query)], [items])[0]
 
     def close(self) -> None:
         """Nothing is held outside the process; memory goes with the object."""
@@ -155,25 +167,29 @@ class TorchDecoder:
         trie, levels = self._trie_arrays, self._trie.levels
         tree = TreePass(self._model, *self._prompt_batch(prompts), width * (levels - 1))
         open_leaves = OpenLeaves(self._trie, requests, self._device)
+        opinions = self._collaborative.opinions(requests) if self._collaborative else None
 
         hidden_UBH = tree.prompt_hidden_UH[:, None]
         nodes_UB = torch.zeros(len(requests), 1, dtype=torch.int64, device=self._device)
         scores_UB = torch.zeros(len(requests), 1, device=self._device)
+        mixed_UB = scores_UB
         for depth in range(levels):
             children_UBC, real_UBC = trie.children(nodes_UB, depth)
             log_probs_UBC = self._child_log_probs(hidden_UBH, children_UBC, real_UBC, depth)
             candidates = (scores_UB[:, :, None] + log_probs_UBC).masked_fill(
                 ~(real_UBC & open_leaves.below(trie, children_UBC)), _CLOSED
             )
+            mixed = opinions.mixed(candidates, children_UBC, trie) if opinions else candidates
             keep = min(width, candidates.shape[1] * candidates.shape[2])
-            scores_UB, flat_UB = candidates.flatten(1).topk(keep, dim=1)
+            mixed_UB, flat_UB = mixed.flatten(1).topk(keep, dim=1)
+            scores_UB = candidates.flatten(1).gather(1, flat_UB)
             parents_UB = flat_UB // candidates.shape[2]
             nodes_UB = children_UBC.flatten(1).gather(1, flat_UB)
             if depth + 1 < levels:
                 tokens_UB = self._code_ids_LC[depth][trie.token[nodes_UB]]
                 hidden_UBH = tree.advance(tokens_UB, parents_UB if depth else None)
         leaves_UB = (nodes_UB - int(self._trie.level_begin[-2])).cpu().numpy()
-        scores = scores_UB.float().cpu().numpy()
+        scores = mixed_UB.float().cpu().numpy()
         return [self._best(leaves_UB[row], scores[row], request.n) for row, request in enumerate(requests)]
 
     def _rank(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> list[list[Decoded]]:
@@ -181,7 +197,7 @@ class TorchDecoder:
         items = [request.open_candidates() for request in requests]
         if not any(len(some) for some in items):
             return [[] for _ in requests]
-        scores = self._score(prompts, items)
+        scores = self._score(requests, prompts, items)
         return [
             self._best(self._trie.item_leaf[some], found, request.n)
             for request, some, found in zip(requests, items, scores, strict=True)
@@ -195,14 +211,22 @@ class TorchDecoder:
         return [Decoded(item, score) for item, score in zip(items, scores_K[order].tolist(), strict=True)]
 
     def _score(
-        self, prompts: Sequence[NDArray[np.int32]], items: Sequence[NDArray[np.int32]]
+        self,
+        requests: Sequence[DecodeRequest],
+        prompts: Sequence[NDArray[np.int32]],
+        items: Sequence[NDArray[np.int32]],
     ) -> list[NDArray[np.float64]]:
-        """The score of each user's items, of which somebody must have one."""
+        """The score of each user's items."""
         parts = [
             self._score_trees(prompts, [some[start : start + _SCORED_TOGETHER] for some in items])
             for start in range(0, max(map(len, items)), _SCORED_TOGETHER)
         ]
-        return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
+        scores = [np.concatenate(mine) for mine in zip(*parts, strict=True)] or [np.empty(0) for _ in items]
+        opinions = self._collaborative.opinions(requests) if self._collaborative else None
+        if opinions is None:
+            return scores
+        leaves = [self._trie.item_leaf[some] for some in items]
+        return [opinions.mixed_items(user, mine, leaves[user]) for user, mine in enumerate(scores)]
 
     def _score_trees(
         self, prompts: Sequence[NDArray[np.int32]], items: Sequence[NDArray[np.int32]]

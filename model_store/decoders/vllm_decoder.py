@@ -15,13 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
+from model_store.decoders.collaborative_score import CollaborativeScore
 from model_store.decoders.item_tree import item_tree
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest, render
+from model_store.decoders.trie_tensors import TrieTensors
 from model_store.decoders.vllm_engine import VLLMEngine, gather
 from model_store.errors import DecoderUnusable
 from model_store.item_codes import CODEBOOK_SIZE
@@ -78,6 +81,8 @@ class VLLMDecoder:
         code_tokens = CodeTokens.from_vocabulary(tokenizer, bundle.llm_path)
         self._code_ids_LC = code_tokens.ids_LC
         self._prompts = PromptEncoder.create(tokenizer, code_tokens, bundle.item_codes, bundle.manifest.max_history)
+        self._collaborative = CollaborativeScore.of_bundle(bundle)
+        self._trie_tensors = TrieTensors(bundle.trie, torch.device("cpu"))
         self._users = asyncio.Semaphore(max_concurrent)
         self._engine = VLLMEngine(
             bundle.llm_path,
@@ -95,6 +100,8 @@ class VLLMDecoder:
         item_tokens_NL = CodeTokens(self._code_ids_LC).of_items(bundle.item_codes)
         other._prompts = replace(self._prompts, item_tokens_NL=item_tokens_NL)
         other._trie = bundle.trie
+        other._collaborative = CollaborativeScore.of_bundle(bundle)
+        other._trie_tensors = TrieTensors(bundle.trie, torch.device("cpu"))
         return other
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
@@ -116,7 +123,8 @@ class VLLMDecoder:
 
         async def score() -> NDArray[np.float64]:
             # In the engine's loop like every other rendering: a tokenizer belongs to one thread.
-            return await self._score_items(render(self._prompts, history, query).tolist(), items)
+            request = DecodeRequest(history=history, n=1, beam_width=1, query=query)
+            return await self._score_items(request, render(self._prompts, history, query).tolist(), items)
 
         return self._engine.submit(score()).result()
 
@@ -161,8 +169,9 @@ class VLLMDecoder:
         """Beam search: the best of the whole catalogue."""
         trie = self._trie
         excluded = trie.excluded_leaves(request.excluded)
+        opinions = self._collaborative.opinions([request]) if self._collaborative else None
         nodes_B = np.zeros(1, dtype=np.int64)
-        scores_B = np.zeros(1)
+        scores_B = mixed_B = np.zeros(1)
         prefixes: list[list[int]] = [[]]
         for depth in range(trie.levels):
             # Only the root can be closed here: deeper beams were open when they were kept.
@@ -178,18 +187,22 @@ class VLLMDecoder:
             parents_K = np.repeat(np.arange(len(nodes_B)), [len(answer) for answer in answers])
             scores_K = scores_B[parents_K] + np.concatenate(answers)
 
+            mixed_K = scores_K
+            if opinions is not None:
+                scores, children = (torch.from_numpy(array)[None, None] for array in (scores_K, children_K))
+                mixed_K = opinions.mixed(scores, children, self._trie_tensors)[0, 0].numpy()
             open_K = np.flatnonzero(open_nodes(trie, children_K, request.eligible, excluded))
-            best = open_K[self._best_first(scores_K[open_K], children_K[open_K])[: request.width]]
-            nodes_B, scores_B = children_K[best], scores_K[best]
+            best = open_K[self._best_first(mixed_K[open_K], children_K[open_K])[: request.width]]
+            nodes_B, scores_B, mixed_B = children_K[best], scores_K[best], mixed_K[best]
             tokens = self._code_ids_LC[depth][trie.token[nodes_B]].tolist()
             prefixes = [[*prefixes[parent], token] for parent, token in zip(parents_K[best], tokens, strict=True)]
         items = trie.leaf_item[trie.leaf_begin[nodes_B]].tolist()
-        return [Decoded(item, score) for item, score in zip(items, scores_B.tolist(), strict=True)][: request.n]
+        return [Decoded(item, score) for item, score in zip(items, mixed_B.tolist(), strict=True)][: request.n]
 
     async def _rank(self, request: DecodeRequest, prompt: list[int]) -> list[Decoded]:
         """The best of the request's candidates."""
         items = request.open_candidates()
-        scores = await self._score_items(prompt, items)
+        scores = await self._score_items(request, prompt, items)
         best = self._best_first(scores, self._trie.item_leaf[items] + self._trie.level_begin[-2])[: request.n]
         pairs = zip(items[best].tolist(), scores[best].tolist(), strict=True)
         return [Decoded(item, score) for item, score in pairs]
@@ -211,7 +224,9 @@ class VLLMDecoder:
         wanted = self._code_ids_LC[depth][self._trie.token[children.start : children.stop]].tolist()
         return await self._engine.log_probs(tokens, wanted)
 
-    async def _score_items(self, prompt: list[int], items: NDArray[np.int32]) -> NDArray[np.float64]:
+    async def _score_items(
+        self, request: DecodeRequest, prompt: list[int], items: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
         trie = self._trie
         tokens_KL = self._code_ids_LC[np.arange(trie.levels), trie.token[trie.paths(items)]]
         tree = item_tree(trie, items, skip_certain=self._normalised)
@@ -234,7 +249,8 @@ class VLLMDecoder:
             total[level.items] += [
                 of_node[slot][child] for slot, child in zip(level.slots, level.children, strict=True)
             ]
-        return total
+        opinions = self._collaborative.opinions([request]) if self._collaborative else None
+        return total if opinions is None else opinions.mixed_items(0, total, trie.item_leaf[items])
 
     async def _legal_mass_along(self, history: NDArray[np.int32], item: int) -> NDArray[np.float64]:
         path_L = self._trie.paths(np.array([item]))[0].tolist()

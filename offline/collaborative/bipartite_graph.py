@@ -17,22 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_store.errors import TesseraError
-from offline.collaborative.running_mean import RunningMeanConfig
 from offline.leave_one_out import Histories
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphConfig(RunningMeanConfig):
-    """Settings of the encoders whose vectors travel along a graph."""
-
-    layers: int = 2
-    """How far they travel, in edges."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layers < 1:
-            raise TesseraError(f"recipe: layers of a {self.kind} encoder must be at least 1, not {self.layers}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,37 +15,18 @@ What we changed:
 Shapes: U users, N items, E edges, D vector size, K intents, B interactions of a step.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.errors import TesseraError
-from offline.collaborative.bipartite_graph import BipartiteGraph, GraphConfig
+from model_store.collaborative.configs import DCCFConfig
+from offline.collaborative.bipartite_graph import BipartiteGraph
 from offline.collaborative.item_vector_training import ItemVectorModel
 
 _INIT_STD = 0.1
 _EPSILON = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class DCCFConfig(GraphConfig):
-    """Settings of DCCF."""
-
-    kind: str = field(default="dccf", init=False)
-    intents: int = 64
-    """K, prototypes of users and as many of items."""
-    contrast_weight: float = 0.01
-    contrast_temperature: float = 0.2
-    contrast_nodes: int = 256
-    """Users, and items, of a step that are contrasted."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("intents", "contrast_nodes"):
-            if getattr(self, name) < 1:
-                raise TesseraError(f"recipe: {name} of a dccf encoder must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

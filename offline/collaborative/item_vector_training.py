@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_store.collaborative.configs import RunningMeanConfig
+from model_store.collaborative.running_mean import RunningMeanEncoder, logits
 from offline.collaborative.bipartite_graph import BipartiteGraph
-from offline.collaborative.running_mean import RunningMeanConfig, RunningMeanEncoder, logits
 from offline.collaborative.validation import BestEpoch, validation_metrics
 from offline.leave_one_out import EvaluationCases
 from offline.progress import progress

@@ -1,4 +1,4 @@
-"""The kinds of collaborative encoder a recipe can name, and how each is trained and built."""
+"""The kinds of collaborative encoder a recipe can name, and how each is trained."""
 
 from typing import Any
 
@@ -6,21 +6,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model_store.collaborative.configs import (
+    CONFIGS,
+    DCCFConfig,
+    EncoderConfig,
+    LightGCNConfig,
+    MatrixFactorizationConfig,
+    RunningMeanConfig,
+    SASRecConfig,
+)
+from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.errors import TesseraError
 from offline.collaborative.bipartite_graph import BipartiteGraph
-from offline.collaborative.dccf import DCCF, DCCFConfig
-from offline.collaborative.encoder import CollaborativeEncoder, EncoderConfig
+from offline.collaborative.dccf import DCCF
 from offline.collaborative.item_vector_training import ItemVectorModel, train_item_vectors
-from offline.collaborative.lightgcn import LightGCN, LightGCNConfig
-from offline.collaborative.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
-from offline.collaborative.running_mean import RunningMeanConfig, RunningMeanEncoder
-from offline.collaborative.sasrec import SASRec, SASRecConfig, train_sasrec
+from offline.collaborative.lightgcn import LightGCN
+from offline.collaborative.matrix_factorization import MatrixFactorization
+from offline.collaborative.train_sasrec import train_sasrec
 from offline.leave_one_out import EvaluationCases, Histories
-
-CONFIGS: dict[str, type[EncoderConfig]] = {
-    config.kind: config for config in (SASRecConfig, MatrixFactorizationConfig, LightGCNConfig, DCCFConfig)
-}
-"""Kind -> its settings."""
 
 
 def config_of_kind(section: dict[str, Any], where: str) -> tuple[type[EncoderConfig], dict[str, Any]]:
@@ -37,14 +40,6 @@ def config_of_kind(section: dict[str, Any], where: str) -> tuple[type[EncoderCon
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise TesseraError(f"recipe: {where}kind {kind!r} is unknown; known kinds: {', '.join(sorted(CONFIGS))}")
     return CONFIGS[kind], {key: value for key, value in section.items() if key != "kind"}
-
-
-def build_encoder(items: int, config: EncoderConfig) -> CollaborativeEncoder:
-    """An encoder of N items without what it learned, for weights to be loaded into."""
-    if isinstance(config, SASRecConfig):
-        return SASRec(items, config)
-    assert isinstance(config, RunningMeanConfig)
-    return RunningMeanEncoder(items, config)
 
 
 def train_encoder(

@@ -8,22 +8,14 @@ by the mean of their items' vectors, in training as later, and the user vectors 
 Shapes: U users, N items, D vector size.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
-from offline.collaborative.bipartite_graph import BipartiteGraph, GraphConfig
+from model_store.collaborative.configs import LightGCNConfig
+from offline.collaborative.bipartite_graph import BipartiteGraph
 from offline.collaborative.item_vector_training import ItemVectorModel
 
 _INIT_STD = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LightGCNConfig(GraphConfig):
-    """Settings of LightGCN."""
-
-    kind: str = field(default="lightgcn", init=False)
 
 
 class LightGCN(ItemVectorModel):

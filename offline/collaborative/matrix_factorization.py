@@ -7,23 +7,13 @@ cosines in place of products, and a softmax over sampled negatives.
 Shapes: N items, D vector size.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
+from model_store.collaborative.configs import MatrixFactorizationConfig
 from offline.collaborative.item_vector_training import ItemVectorModel
-from offline.collaborative.running_mean import RunningMeanConfig
 
 _INIT_STD = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatrixFactorizationConfig(RunningMeanConfig):
-    """Settings of matrix factorization."""
-
-    kind: str = field(default="mf", init=False)
-    temperature: float = 0.15
 
 
 class MatrixFactorization(ItemVectorModel):

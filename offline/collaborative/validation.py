@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
-from offline.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.encoder import CollaborativeEncoder
 from offline.held_out_ranking import scored_ranks
 from offline.leave_one_out import EvaluationCases
 from offline.ranking_metrics import ranking_metrics

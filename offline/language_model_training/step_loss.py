@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.code_tokens import CodeTokens
+from model_store.collaborative.encoder import PADDING
 from model_store.prefix_trie import PrefixTrie
 from model_store.prompts import PromptEncoder
 from offline.language_model_training.packed_forward import packed_states
 from offline.tasks.packing import PackedBatch
 from offline.tasks.task_mix import FAMILIES
-from offline.training_batches import PADDING
 from offline.trie_loss import TrieLoss
 
 Teacher = Callable[[Tensor], Tensor]

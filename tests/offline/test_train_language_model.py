@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_store.collaborative.encoder import PADDING, pad
 from model_store.errors import TesseraError
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
@@ -14,7 +15,7 @@ from offline.language_model_training.epoch_totals import EpochTotals
 from offline.leave_one_out import leave_one_out
 from offline.tasks.task_mix import FAMILIES
 from offline.train_language_model import TrainingConfig, _drop_items
-from offline.training_batches import PADDING, batches, pad, windows
+from offline.training_batches import batches, windows
 from tests.offline.small_trainer import QUICK, small_trainer
 
 SHORT = TrainingConfig(epochs=1, validation_users=5, item_dropout=0.0)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offline.collaborative.encoder import EncoderConfig
-from offline.collaborative.kinds import CONFIGS
+from model_store.collaborative.configs import CONFIGS, EncoderConfig
 from offline.leave_one_out import EvaluationCases, Histories
 
 _QUICK = {"epochs": 16, "size": 16, "learning_rate": 0.02}

@@ -1,7 +1,8 @@
 import pytest
 
-from offline.collaborative.encoder import CollaborativeEncoder
-from offline.collaborative.kinds import CONFIGS, train_encoder
+from model_store.collaborative.configs import CONFIGS
+from model_store.collaborative.encoder import CollaborativeEncoder
+from offline.collaborative.kinds import train_encoder
 from tests.offline.collaborative.clustered_shop import ClusteredShop, clustered_shop, quick_config
 
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from model_store.collaborative.configs import CONFIGS
+from model_store.collaborative.encoder import PADDING
+from model_store.collaborative.encoder_files import build_encoder, load_encoder, save_encoder
 from model_store.errors import BundleCorrupt, TesseraError
-from offline.collaborative.encoder_files import load_encoder, save_encoder
-from offline.collaborative.kinds import CONFIGS, build_encoder, train_encoder
+from offline.collaborative.kinds import train_encoder
 from offline.held_out_ranking import exclude_seen
 from offline.ranking_metrics import ranking_metrics, ranks_in_scores
 from offline.recipe import load_recipe
-from offline.training_batches import PADDING
 from tests.offline.collaborative.clustered_shop import histories, quick_config
 from tests.tiny_bundle import build_tiny_bundle
 
@@ -86,7 +87,7 @@ def test_an_encoder_of_a_bundle_scores_as_before_it_was_saved(shop, trained, tmp
     encoder, _ = trained
     bundle = build_tiny_bundle(tmp_path, items=shop.items)
     save_encoder(bundle.path / "encoder", encoder)
-    loaded = load_encoder(bundle, shop.items)
+    loaded = load_encoder(bundle.path / "encoder")
     assert (loaded.kind, loaded.config) == (encoder.kind, encoder.config)
     rows = histories([[1, 2, 3], [40]])
     torch.testing.assert_close(loaded.next_item_logits(rows), encoder.next_item_logits(rows), rtol=0, atol=0)
@@ -97,7 +98,7 @@ def test_a_bundle_with_an_encoder_of_an_unknown_kind_is_refused_by_name(tmp_path
     (bundle.path / "encoder").mkdir()
     (bundle.path / "encoder" / "config.json").write_text('{"kind": "tarot"}')
     with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, lightgcn, mf, sasrec"):
-        load_encoder(bundle, 60)
+        load_encoder(bundle.path / "encoder")
 
 
 def test_users_of_one_item_alone_do_not_disturb_training(shop, kind):

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from model_store.collaborative.configs import DCCFConfig, LightGCNConfig, MatrixFactorizationConfig
 from offline.collaborative.bipartite_graph import BipartiteGraph
-from offline.collaborative.dccf import DCCF, DCCFConfig
+from offline.collaborative.dccf import DCCF
 from offline.collaborative.item_vector_training import draw_negatives, owned, ranking_loss
-from offline.collaborative.lightgcn import LightGCN, LightGCNConfig
-from offline.collaborative.matrix_factorization import MatrixFactorizationConfig
+from offline.collaborative.lightgcn import LightGCN
 from tests.offline.collaborative.clustered_shop import clustered_shop, histories
 
 ITEMS = 30

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from offline.collaborative.matrix_factorization import MatrixFactorizationConfig
-from offline.collaborative.running_mean import RunningMeanEncoder
-from offline.training_batches import PADDING
+from model_store.collaborative.configs import MatrixFactorizationConfig
+from model_store.collaborative.encoder import PADDING
+from model_store.collaborative.running_mean import RunningMeanEncoder
 
 ITEMS = 12
 

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
-from offline.collaborative.sasrec import SASRec, SASRecConfig, train_sasrec
+from model_store.collaborative.configs import SASRecConfig
+from model_store.collaborative.sasrec import SASRec
+from offline.collaborative.train_sasrec import train_sasrec
 from offline.leave_one_out import EvaluationCases
 from tests.offline.collaborative.clustered_shop import histories
 

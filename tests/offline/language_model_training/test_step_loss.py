@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from model_store.collaborative.encoder import PADDING
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
 from offline.language_model_training.step_loss import StepLoss
 from offline.tasks.task_mix import FAMILIES
-from offline.training_batches import PADDING
 from tests.offline.small_trainer import small_trainer
 
 HISTORIES = torch.tensor([[3, 1, 4, 1, 5], [9, 2, PADDING, PADDING, PADDING]])

@@ -7,44 +7,13 @@ anonymous users, new users and every prefix of a history are scored in the same 
 Shapes: B sequences, T items (padded on the right with -1), D vector size, N items.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from model_store.errors import TesseraError
-from offline.collaborative.encoder import CollaborativeEncoder, EncoderConfig
-from offline.leave_one_out import Histories
-from offline.training_batches import PADDING
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunningMeanConfig(EncoderConfig):
-    """Settings of the encoders that are item vectors and nothing else."""
-
-    size: int = 128
-    epochs: int = 16
-    learning_rate: float = 5e-3
-    pairs_per_batch: int = 2048
-    """Training interactions of a step."""
-    negatives: int = 256
-    """Items drawn for a step that its users do not have. With one, the loss is that of BPR."""
-    temperature: float = 0.2
-    """What cosines are divided by to make logits."""
-    validate_every: int = 4
-    """Epochs between validations."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "pairs_per_batch", "negatives", "validate_every"):
-            if getattr(self, name) < 1:
-                raise TesseraError(
-                    f"recipe: {name} of a {self.kind} encoder must be at least 1, not {getattr(self, name)}"
-                )
-        if self.temperature <= 0:
-            raise TesseraError(f"recipe: temperature of a {self.kind} encoder must be above 0, not {self.temperature}")
+from model_store.collaborative.configs import RunningMeanConfig
+from model_store.collaborative.encoder import PADDING, CollaborativeEncoder, Histories
 
 
 class RunningMeanEncoder(CollaborativeEncoder):
@@ -61,6 +30,9 @@ class RunningMeanEncoder(CollaborativeEncoder):
     def vectors(self) -> Tensor:
         return self.item_vectors
 
+    def append(self, vectors_MD: Tensor) -> None:
+        self.item_vectors = torch.cat([self.item_vectors, vectors_MD])
+
     def forward(self, items_BT: Tensor) -> Tensor:
         real_BT1 = (items_BT != PADDING).unsqueeze(-1)
         # A sum points where the mean does.
@@ -70,7 +42,7 @@ class RunningMeanEncoder(CollaborativeEncoder):
         return logits(states, self.item_vectors, self.config.temperature)
 
     @torch.inference_mode()
-    def next_item_logits(self, histories: Histories | list[NDArray[np.int32]]) -> Tensor:
+    def next_item_logits(self, histories: Histories) -> Tensor:
         # Whole histories may be long, and only their last state is asked for.
         rows = [histories[i] for i in range(len(histories))]
         items = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.item_vectors.device)

@@ -8,7 +8,7 @@ Shapes: B sequences, T items (padded on the right with -1), D vector size, N ite
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from offline.leave_one_out import Histories
-from offline.training_batches import PADDING, pad
+from model_store.collaborative.configs import EncoderConfig
+
+PADDING = -1
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """Settings every kind of encoder has. A kind adds its own, and chooses its own defaults."""
+class Histories(Protocol):
+    """Item indices of many histories, each oldest first; int32."""
 
-    kind: str = field(init=False)
-    size: int = 64
-    """D, the length of an item vector."""
-    epochs: int
-    learning_rate: float
-    validation_users: int = 5000
-    """Users sampled to choose the best epoch by NDCG@10."""
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> NDArray[np.int32]: ...
 
 
 class CollaborativeEncoder(nn.Module, ABC):
@@ -52,6 +48,10 @@ class CollaborativeEncoder(nn.Module, ABC):
     @abstractmethod
     def vectors(self) -> Tensor:
         """What it knows of each item; [N, D]."""
+
+    @abstractmethod
+    def append(self, vectors_MD: Tensor) -> None:
+        """Let it score M more items, which these vectors stand for."""
 
     @abstractmethod
     def forward(self, items_BT: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class CollaborativeEncoder(nn.Module, ABC):
         return all_PN
 
     @torch.inference_mode()
-    def next_item_logits(self, histories: Histories | list[NDArray[np.int32]]) -> Tensor:
+    def next_item_logits(self, histories: Histories) -> Tensor:
         """Logits of every item after each whole history; [len(histories), N]. No history may be empty."""
         self.eval()
         newest = [histories[i] for i in range(len(histories))]
@@ -95,3 +95,11 @@ class CollaborativeEncoder(nn.Module, ABC):
         items_BT = torch.from_numpy(pad(newest).astype(np.int64)).to(device)
         last_B1 = torch.tensor([[len(row) - 1] for row in newest], device=device)
         return self.logits_after(items_BT, torch.arange(items_BT.shape[1], device=device) == last_B1)
+
+
+def pad(rows: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Stack rows of unequal length, padded on the right; int32 [B, T]."""
+    padded = np.full((len(rows), max(len(row) for row in rows)), PADDING, dtype=np.int32)
+    for at, row in enumerate(rows):
+        padded[at, : len(row)] = row
+    return padded

@@ -1,0 +1,117 @@
+"""Settings of every kind of collaborative encoder: of its shape, and of its training."""
+
+from dataclasses import dataclass, field
+
+from model_store.errors import TesseraError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Settings every kind of encoder has. A kind adds its own, and chooses its own defaults."""
+
+    kind: str = field(init=False)
+    size: int = 64
+    """D, the length of an item vector."""
+    epochs: int
+    learning_rate: float
+    validation_users: int = 5000
+    """Users sampled to choose the best epoch by NDCG@10."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SASRecConfig(EncoderConfig):
+    """Settings of the sequential encoder."""
+
+    kind: str = field(default="sasrec", init=False)
+    epochs: int = 20
+    learning_rate: float = 3e-3
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.5
+    max_length: int = 50
+    """Items of a history it reads."""
+    items_per_batch: int = 1024
+    weight_decay: float = 0.1
+    text_features: bool = False
+    """Whether item vectors also read the items' text."""
+    repeats: bool = False
+    """Whether it learns how much likelier an item becomes by having been taken before, and how long ago."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningMeanConfig(EncoderConfig):
+    """Settings of the encoders that are item vectors and nothing else."""
+
+    size: int = 128
+    epochs: int = 16
+    learning_rate: float = 5e-3
+    pairs_per_batch: int = 2048
+    """Training interactions of a step."""
+    negatives: int = 256
+    """Items drawn for a step that its users do not have. With one, the loss is that of BPR."""
+    temperature: float = 0.2
+    """What cosines are divided by to make logits."""
+    validate_every: int = 4
+    """Epochs between validations."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "pairs_per_batch", "negatives", "validate_every"):
+            if getattr(self, name) < 1:
+                raise TesseraError(
+                    f"recipe: {name} of a {self.kind} encoder must be at least 1, not {getattr(self, name)}"
+                )
+        if self.temperature <= 0:
+            raise TesseraError(f"recipe: temperature of a {self.kind} encoder must be above 0, not {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixFactorizationConfig(RunningMeanConfig):
+    """Settings of matrix factorization."""
+
+    kind: str = field(default="mf", init=False)
+    temperature: float = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphConfig(RunningMeanConfig):
+    """Settings of the encoders whose vectors travel along a graph."""
+
+    layers: int = 2
+    """How far they travel, in edges."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers < 1:
+            raise TesseraError(f"recipe: layers of a {self.kind} encoder must be at least 1, not {self.layers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LightGCNConfig(GraphConfig):
+    """Settings of LightGCN."""
+
+    kind: str = field(default="lightgcn", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCCFConfig(GraphConfig):
+    """Settings of DCCF."""
+
+    kind: str = field(default="dccf", init=False)
+    intents: int = 64
+    """K, prototypes of users and as many of items."""
+    contrast_weight: float = 0.01
+    contrast_temperature: float = 0.2
+    contrast_nodes: int = 256
+    """Users, and items, of a step that are contrasted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("intents", "contrast_nodes"):
+            if getattr(self, name) < 1:
+                raise TesseraError(f"recipe: {name} of a dccf encoder must be at least 1, not {getattr(self, name)}")
+
+
+CONFIGS: dict[str, type[EncoderConfig]] = {
+    config.kind: config for config in (SASRecConfig, MatrixFactorizationConfig, LightGCNConfig, DCCFConfig)
+}
+"""Kind -> its settings."""

@@ -1,0 +1,50 @@
+"""A bundle's collaborative encoder: settings as JSON, weights as safetensors."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from model_store.collaborative.configs import CONFIGS, EncoderConfig, RunningMeanConfig, SASRecConfig
+from model_store.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.running_mean import RunningMeanEncoder
+from model_store.collaborative.sasrec import SASRec
+from model_store.errors import BundleCorrupt
+
+
+def save_encoder(folder: Path, encoder: CollaborativeEncoder) -> None:
+    """Write an encoder to a new folder."""
+    folder.mkdir()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, folder / "model.safetensors"
+    )
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(encoder.config), indent=2), encoding="utf-8")
+
+
+def load_encoder(folder: Path) -> CollaborativeEncoder:
+    """The encoder that was saved in a bundle's folder, in eval mode.
+
+    Raises:
+        BundleCorrupt: the folder holds another kind of encoder.
+    """
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = settings.pop("kind")
+    if kind not in CONFIGS:
+        raise BundleCorrupt(
+            f"{folder / 'config.json'}: collaborative encoder of kind {kind!r}, expected one of "
+            + ", ".join(sorted(CONFIGS))
+        )
+    weights = load_file(folder / "model.safetensors")
+    vectors = next(value for name, value in weights.items() if name.startswith("item_vectors"))
+    encoder = build_encoder(len(vectors), CONFIGS[kind](**settings))
+    encoder.load_state_dict(weights)
+    return encoder.eval()
+
+
+def build_encoder(items: int, config: EncoderConfig) -> CollaborativeEncoder:
+    """An encoder of N items without what it learned, for weights to be loaded into."""
+    if isinstance(config, SASRecConfig):
+        return SASRec(items, config)
+    assert isinstance(config, RunningMeanConfig)
+    return RunningMeanEncoder(items, config)

@@ -1,0 +1,106 @@
+"""Training of SASRec, with cross-entropy over the whole catalogue.
+
+Full softmax in place of the one sampled negative of the paper is the largest single gain (see Petrov and Macdonald,
+arXiv:2308.07192). With `text_features` an item's vector is its own plus a small network's reading of its text vector,
+as UniSRec's transductive setting adds the two (Hou et al., arXiv:2206.05941); after training the sum is the table.
+
+Shapes: B sequences, T items, D vector size, N items, P supervised positions, X text size.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_store.collaborative.configs import SASRecConfig
+from model_store.collaborative.encoder import PADDING
+from model_store.collaborative.sasrec import SASRec
+from offline.collaborative.validation import BestEpoch, validation_metrics
+from offline.leave_one_out import EvaluationCases, Histories
+from offline.progress import progress
+from offline.training_batches import batches, windows
+
+_INIT_STD = 0.02
+_TEXT_DIRECTIONS = 128
+"""Principal directions of the text vectors that are read, and width of the network that reads them."""
+
+
+class _TextSASRec(SASRec):
+    """A SASRec in training whose item vectors read the items' text."""
+
+    def __init__(self, items: int, config: SASRecConfig, text_NX: Tensor) -> None:
+        super().__init__(items, config)
+        centred = text_NX - text_NX.mean(dim=0)
+        left, strength, _ = torch.linalg.svd(centred, full_matrices=False)
+        kept = min(_TEXT_DIRECTIONS, len(strength))
+        # Variance 1/4 along the strongest direction: a fresh network's output is then as small as a fresh vector.
+        scaled = left[:, :kept] * strength[:kept] * (0.5 * math.sqrt(items) / strength[0])
+        self.register_buffer("text_NX", scaled, persistent=False)
+        last = nn.Linear(_TEXT_DIRECTIONS, config.size)
+        nn.init.normal_(last.weight, std=_INIT_STD)
+        nn.init.zeros_(last.bias)
+        self.read_text = nn.Sequential(nn.Linear(kept, _TEXT_DIRECTIONS), nn.GELU(), last)
+
+    def vectors(self) -> Tensor:
+        return self.item_vectors.weight + self.read_text(self.text_NX)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def as_plain(self) -> SASRec:
+        """The same encoder with the sums as its item vectors."""
+        plain = SASRec(len(self.item_vectors.weight), self.config)
+        shared = {name: value for name, value in self.state_dict().items() if not name.startswith("read_text.")}
+        plain.load_state_dict({**shared, "item_vectors.weight": self.vectors()})
+        return plain.to(self.item_vectors.weight.device)
+
+
+def train_sasrec(
+    train: Histories,
+    validation: EvaluationCases,
+    items: int,
+    config: SASRecConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    text_NX: NDArray[np.float32] | None = None,
+) -> tuple[SASRec, dict[str, float]]:
+    """Train on `train`, keep the epoch with the best NDCG@10 on `validation`; returns it and its metrics.
+
+    `text_NX` are the items' text vectors, which `text_features` asks for.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    if config.text_features:
+        assert text_NX is not None, "text_features needs the items' text vectors"
+        model: SASRec = _TextSASRec(items, config, torch.from_numpy(text_NX)).to(device)
+    else:
+        model = SASRec(items, config).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
+    )
+    pieces = windows(train, config.max_length + 1)
+    steps_per_epoch = sum(1 for _ in batches(pieces, config.items_per_batch, np.random.default_rng(seed)))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * (steps_per_epoch + 2))
+    best = BestEpoch()
+    with progress("collaborative encoder", config.epochs, "epochs") as advance:
+        for epoch in range(config.epochs):
+            model.train()
+            for batch in batches(pieces, config.items_per_batch, rng):
+                items_BT = torch.from_numpy(batch.astype(np.int64)).to(device)
+                targets_BT = items_BT[:, 1:]
+                real_BT = targets_BT != PADDING
+                logits_PN = model.logits_of(model.vectors(), items_BT[:, :-1], real_BT)
+                loss = functional.cross_entropy(logits_PN, targets_BT[real_BT])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                scheduler.step()
+            # Before the last quarter of a cosine schedule no epoch has been the best one.
+            if epoch + 1 >= config.epochs * 3 // 4:
+                best.offer(model, validation_metrics(model, validation, config.validation_users, seed))
+            advance(1, str(best))
+    best.restore(model)
+    if isinstance(model, _TextSASRec):
+        model = model.as_plain()
+    return model.eval(), best.metrics
