@@ -42,6 +42,7 @@ from offline.codes.quantization import Quantization
 from offline.codes.text_targets import text_targets
 from offline.collaborative.kinds import train_encoder
 from offline.embed_items import embed_items
+from offline.freed_memory import keep_freed_memory
 from offline.interactions import Dataset
 from offline.language_model import build_language_model
 from offline.language_model_training.task_batches import TaskBatches
@@ -98,6 +99,7 @@ def train(run: Run, store: ModelStore) -> Bundle:
         TesseraError: the data cannot be trained on, or a setting does not fit it.
     """
     started = time.monotonic()
+    keep_freed_memory()
     split = leave_one_out(run.dataset)
     trained_items = int((_training_counts(run.dataset, split) > 0).sum())
     if trained_items < MIN_TRAINING_ITEMS or len(split.evaluation_cases("valid").targets) == 0:

@@ -40,7 +40,7 @@ from offline.leave_one_out import EvaluationCases, Histories
 from offline.processes import Processes
 from offline.progress import Advance, progress
 from offline.ranking_metrics import ranking_metrics, ranks_in_lists
-from offline.training_batches import batches, windows
+from offline.training_batches import batches, batches_per_epoch, leave_out, windows
 
 _RANK_SEED = 1_000_000_007
 """Far enough apart that no process draws the dropout of another one's other epoch."""
@@ -143,9 +143,9 @@ class LanguageModelTrainer:
         """Train; leaves the best epoch's weights in the model and returns what happened, for the manifest."""
         config = self._config
         pieces = windows(histories, self._prompts.max_history)
-        batches_per_epoch = sum(1 for _ in batches(pieces, config.items_per_batch, np.random.default_rng(0)))
+        count = batches_per_epoch(pieces, config.items_per_batch, config.item_dropout)
         # Batches differ a little from epoch to epoch; two spare ones keep the schedule from wrapping around.
-        total_steps = config.epochs * math.ceil((batches_per_epoch + 2) / self._batches_per_step)
+        total_steps = config.epochs * math.ceil((count + 2) / self._batches_per_step)
         optimizer = self._optimizer()
         state = self._checkpoints.resume(optimizer, self._device)
         with self._progress() as advance:
@@ -195,7 +195,7 @@ class LanguageModelTrainer:
         torch.manual_seed(self._seed * 100_003 + state.epoch + _RANK_SEED * self._processes.rank)
         rng = np.random.default_rng((self._seed, state.epoch))
         self._model.train()
-        drawn = list(batches(_drop_items(pieces, self._config.item_dropout, rng), self._config.items_per_batch, rng))
+        drawn = list(batches(leave_out(pieces, self._config.item_dropout, rng), self._config.items_per_batch, rng))
         totals = EpochTotals()
         for start in range(0, len(drawn), self._batches_per_step):
             step = drawn[start : start + self._batches_per_step]
@@ -271,13 +271,6 @@ def _uses_bfloat16(precision: str, device: torch.device) -> bool:
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bfloat16"
-
-
-def _drop_items(pieces: list[NDArray[np.int32]], share: float, rng: np.random.Generator) -> list[NDArray[np.int32]]:
-    if share == 0:
-        return pieces
-    kept = [piece[rng.random(len(piece)) >= share] for piece in pieces]
-    return [piece for piece in kept if len(piece) > 1]
 
 
 def _warmup_then_cosine(done: float, warmup_share: float) -> float:

@@ -47,3 +47,17 @@ def batches(
         groups.append(current)
     for group in rng.permutation(len(groups)):
         yield pad([pieces[index] for index in groups[group]])
+
+
+def leave_out(pieces: list[NDArray[np.int32]], share: float, rng: np.random.Generator) -> list[NDArray[np.int32]]:
+    """Pieces less a random share of their items; those left with one item go too."""
+    if share == 0:
+        return pieces
+    kept = [piece[rng.random(len(piece)) >= share] for piece in pieces]
+    return [piece for piece in kept if len(piece) > 1]
+
+
+def batches_per_epoch(pieces: list[NDArray[np.int32]], items_per_batch: int, item_dropout: float) -> int:
+    """How many batches an epoch has, give or take a few; learning rates fall over all of them."""
+    rng = np.random.default_rng(0)
+    return sum(1 for _ in batches(leave_out(pieces, item_dropout, rng), items_per_batch, rng))

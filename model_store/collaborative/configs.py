@@ -32,6 +32,8 @@ class SASRecConfig(EncoderConfig):
     """Items of a history it reads."""
     items_per_batch: int = 1024
     weight_decay: float = 0.1
+    item_dropout: float = 0.0
+    """Share of a history's items left out at random in each epoch."""
     text_features: bool = False
     """Whether item vectors also read the items' text."""
     repeats: bool = False

@@ -21,7 +21,7 @@ from model_store.collaborative.sasrec import SASRec
 from offline.collaborative.validation import BestEpoch, validation_metrics
 from offline.leave_one_out import EvaluationCases, Histories
 from offline.progress import progress
-from offline.training_batches import batches, windows
+from offline.training_batches import batches, batches_per_epoch, leave_out, windows
 
 _INIT_STD = 0.02
 _TEXT_DIRECTIONS = 128
@@ -80,13 +80,13 @@ def train_sasrec(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
     )
     pieces = windows(train, config.max_length + 1)
-    steps_per_epoch = sum(1 for _ in batches(pieces, config.items_per_batch, np.random.default_rng(seed)))
+    steps_per_epoch = batches_per_epoch(pieces, config.items_per_batch, config.item_dropout)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * (steps_per_epoch + 2))
     best = BestEpoch()
     with progress("collaborative encoder", config.epochs, "epochs") as advance:
         for epoch in range(config.epochs):
             model.train()
-            for batch in batches(pieces, config.items_per_batch, rng):
+            for batch in batches(leave_out(pieces, config.item_dropout, rng), config.items_per_batch, rng):
                 items_BT = torch.from_numpy(batch.astype(np.int64)).to(device)
                 targets_BT = items_BT[:, 1:]
                 real_BT = targets_BT != PADDING

@@ -14,8 +14,8 @@ from offline.interactions import read_dataset
 from offline.language_model_training.epoch_totals import EpochTotals
 from offline.leave_one_out import leave_one_out
 from offline.tasks.task_mix import FAMILIES
-from offline.train_language_model import TrainingConfig, _drop_items
-from offline.training_batches import batches, windows
+from offline.train_language_model import TrainingConfig
+from offline.training_batches import batches, leave_out, windows
 from tests.offline.small_trainer import QUICK, small_trainer
 
 SHORT = TrainingConfig(epochs=1, validation_users=5, item_dropout=0.0)
@@ -115,7 +115,7 @@ def test_tasks_leave_the_batches_of_histories_as_they_were(dataset, split, tmp_p
 
 def test_items_are_left_out_at_random_and_never_reordered():
     pieces = [np.arange(40, dtype=np.int32)] * 50
-    shorter = _drop_items(pieces, 0.25, np.random.default_rng(0))
+    shorter = leave_out(pieces, 0.25, np.random.default_rng(0))
     assert all((np.diff(piece) > 0).all() for piece in shorter)
     assert np.mean([len(piece) for piece in shorter]) == pytest.approx(30, abs=1)
 

@@ -1,5 +1,7 @@
 """What holds for every kind of collaborative encoder."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,6 @@ from offline.held_out_ranking import exclude_seen
 from offline.ranking_metrics import ranking_metrics, ranks_in_scores
 from offline.recipe import load_recipe
 from tests.offline.collaborative.clustered_shop import histories, quick_config
-from tests.tiny_bundle import build_tiny_bundle
 
 
 def test_it_learns_what_popularity_does_not_tell(shop, trained):
@@ -83,22 +84,27 @@ def test_the_same_seed_gives_the_same_vectors_and_another_seed_others(shop, kind
     assert not torch.allclose(other.vectors(), trained[0].vectors())
 
 
-def test_an_encoder_of_a_bundle_scores_as_before_it_was_saved(shop, trained, tmp_path):
+def test_a_saved_encoder_scores_as_before(trained, tmp_path):
     encoder, _ = trained
-    bundle = build_tiny_bundle(tmp_path, items=shop.items)
-    save_encoder(bundle.path / "encoder", encoder)
-    loaded = load_encoder(bundle.path / "encoder")
+    save_encoder(tmp_path / "encoder", encoder)
+    loaded = load_encoder(tmp_path / "encoder")
     assert (loaded.kind, loaded.config) == (encoder.kind, encoder.config)
     rows = histories([[1, 2, 3], [40]])
     torch.testing.assert_close(loaded.next_item_logits(rows), encoder.next_item_logits(rows), rtol=0, atol=0)
 
 
-def test_a_bundle_with_an_encoder_of_an_unknown_kind_is_refused_by_name(tmp_path):
-    bundle = build_tiny_bundle(tmp_path)
-    (bundle.path / "encoder").mkdir()
-    (bundle.path / "encoder" / "config.json").write_text('{"kind": "tarot"}')
+def test_a_saved_encoder_of_an_unknown_kind_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text('{"kind": "tarot"}')
     with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, lightgcn, mf, sasrec"):
-        load_encoder(bundle.path / "encoder")
+        load_encoder(tmp_path)
+
+
+def test_an_encoder_scores_items_that_are_appended_by_their_vectors(shop, trained):
+    encoder = copy.deepcopy(trained[0])
+    encoder.append(encoder.vectors()[[12, 40]].detach())
+    logits = encoder.next_item_logits(histories([[11, 13], [shop.items]]))
+    assert logits.shape == (2, shop.items + 2)
+    torch.testing.assert_close(logits[:, shop.items], logits[:, 12])
 
 
 def test_users_of_one_item_alone_do_not_disturb_training(shop, kind):
