@@ -34,6 +34,7 @@ class TrainedModel:
 
     Attributes:
         popularity: events per item in training; float32 [N].
+        teacher: the encoder that was distilled, where it is not the collaborative one.
         tasks: families the language model was trained on beside the sequential one.
         joint_vectors: unit length; float32 [N, D].
         metrics: what was measured on the way.
@@ -41,7 +42,7 @@ class TrainedModel:
 
     popularity: NDArray[np.float32]
     collaborative: CollaborativeEncoder
-    teacher: CollaborativeEncoder
+    teacher: CollaborativeEncoder | None
     joint_vectors: NDArray[np.float32]
     joint_encoder: JointEncoder
     quantization: Quantization
@@ -60,7 +61,8 @@ def publish(store: ModelStore, version: str, dataset: Dataset, recipe: Recipe, m
         np.save(folder / "item_embeddings.npy", model.joint_vectors)
         faiss.write_index(_neighbour_index(model.joint_vectors), str(folder / "items.faiss"))
         save_encoder(folder / "encoder", model.collaborative)
-        save_encoder(folder / "teacher", model.teacher)
+        if model.teacher is not None:
+            save_encoder(folder / "teacher", model.teacher)
         export_quantizer(folder / "quantizer", model.joint_encoder, model.quantization, recipe.text, recipe.seed)
         (folder / "llm").mkdir()
         model.language_model.save_pretrained(folder / "llm", safe_serialization=True)

@@ -40,6 +40,7 @@ from offline.codes.joint_embedding import JointEncoder, train_joint_embedding
 from offline.codes.make_codes import make_codes
 from offline.codes.quantization import Quantization
 from offline.codes.text_targets import text_targets
+from offline.collaborative.item_features import ItemFeatures
 from offline.collaborative.kinds import train_encoder
 from offline.embed_items import embed_items
 from offline.freed_memory import keep_freed_memory
@@ -133,13 +134,15 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
     text_stage = run.stage("text", recipe.text)
     text = _arrays(text_stage, lambda: {"vectors": embed_items(dataset.catalog, recipe.text)})["vectors"]
 
+    features = ItemFeatures.of(dataset.catalog, text)
+
     def encoder(config: EncoderConfig) -> tuple[CollaborativeEncoder, dict[str, float], Path]:
         model = build_encoder(len(dataset.catalog), config)
         stage = run.stage("encoder", config, text_stage.name)
         metrics = _trained(
             stage,
             model,
-            lambda: train_encoder(split.train, validation, len(counts), config, seed, processes.device, text),
+            lambda: train_encoder(split.train, validation, len(counts), config, seed, processes.device, features),
         )
         return model.to(processes.device), metrics, stage
 
@@ -203,7 +206,7 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
     return TrainedModel(
         popularity=counts.astype(np.float32),
         collaborative=collaborative,
-        teacher=teacher,
+        teacher=teacher if recipe.teacher is not None else None,
         joint_vectors=joint,
         joint_encoder=joint_encoder,
         quantization=quantization,

@@ -34,8 +34,8 @@ class SASRecConfig(EncoderConfig):
     weight_decay: float = 0.1
     item_dropout: float = 0.0
     """Share of a history's items left out at random in each epoch."""
-    text_features: bool = False
-    """Whether item vectors also read the items' text."""
+    item_features: bool = False
+    """Whether item vectors also read what the catalogue says: the items' text, categories and attributes."""
     repeats: bool = False
     """Whether it learns how much likelier an item becomes by having been taken before, and how long ago."""
 

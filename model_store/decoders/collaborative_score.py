@@ -59,7 +59,8 @@ class CollaborativeScore:
         weight = bundle.manifest.collaborative_weight
         if weight == 0:
             return None
-        encoder = load_encoder(bundle.path / "teacher")
+        own_teacher = "teacher/config.json" in bundle.manifest.files
+        encoder = load_encoder(bundle.path / ("teacher" if own_teacher else "encoder"))
         return cls(encoder, weight, bundle.trie.leaf_item, bundle.item_embeddings, device)
 
     @torch.inference_mode()

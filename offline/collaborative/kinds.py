@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from model_store.collaborative.configs import (
     CONFIGS,
@@ -19,6 +17,7 @@ from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.errors import TesseraError
 from offline.collaborative.bipartite_graph import BipartiteGraph
 from offline.collaborative.dccf import DCCF
+from offline.collaborative.item_features import ItemFeatures
 from offline.collaborative.item_vector_training import ItemVectorModel, train_item_vectors
 from offline.collaborative.lightgcn import LightGCN
 from offline.collaborative.matrix_factorization import MatrixFactorization
@@ -49,15 +48,15 @@ def train_encoder(
     config: EncoderConfig,
     seed: int,
     device: torch.device | str = "cpu",
-    text_NX: NDArray[np.float32] | None = None,
+    features: ItemFeatures | None = None,
 ) -> tuple[CollaborativeEncoder, dict[str, float]]:
-    """Train an encoder of the config's kind on `train` alone; `text_NX` are text vectors for kinds that read them.
+    """Train an encoder of the config's kind on `train` alone; `features` are for kinds that read them.
 
     Returns:
         The epoch with the best NDCG@10 on `validation`, seen items excluded, and its metrics.
     """
     if isinstance(config, SASRecConfig):
-        return train_sasrec(train, validation, items, config, seed, device, text_NX)
+        return train_sasrec(train, validation, items, config, seed, device, features)
     assert isinstance(config, RunningMeanConfig)
     graph = BipartiteGraph.from_histories(train, items, device)
     torch.manual_seed(seed)

@@ -1,8 +1,9 @@
 """Training of SASRec, with cross-entropy over the whole catalogue.
 
 Full softmax in place of the one sampled negative of the paper is the largest single gain (see Petrov and Macdonald,
-arXiv:2308.07192). With `text_features` an item's vector is its own plus a small network's reading of its text vector,
-as UniSRec's transductive setting adds the two (Hou et al., arXiv:2206.05941); after training the sum is the table.
+arXiv:2308.07192). With `item_features` an item's vector is its own, plus a small network's reading of its text vector
+as UniSRec's transductive setting adds the two (Hou et al., arXiv:2206.05941), plus the vectors of its categories and
+attributes; after training the sum is the table.
 
 Shapes: B sequences, T items, D vector size, N items, P supervised positions, X text size.
 """
@@ -11,13 +12,13 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.collaborative.configs import SASRecConfig
 from model_store.collaborative.encoder import PADDING
 from model_store.collaborative.sasrec import SASRec
+from offline.collaborative.item_features import ItemFeatures
 from offline.collaborative.validation import BestEpoch, validation_metrics
 from offline.leave_one_out import EvaluationCases, Histories
 from offline.progress import progress
@@ -28,11 +29,12 @@ _TEXT_DIRECTIONS = 128
 """Principal directions of the text vectors that are read, and width of the network that reads them."""
 
 
-class _TextSASRec(SASRec):
-    """A SASRec in training whose item vectors read the items' text."""
+class _ReadingSASRec(SASRec):
+    """A SASRec in training whose item vectors read what the catalogue says."""
 
-    def __init__(self, items: int, config: SASRecConfig, text_NX: Tensor) -> None:
+    def __init__(self, items: int, config: SASRecConfig, features: ItemFeatures) -> None:
         super().__init__(items, config)
+        text_NX = torch.from_numpy(features.text_NX)
         centred = text_NX - text_NX.mean(dim=0)
         left, strength, _ = torch.linalg.svd(centred, full_matrices=False)
         kept = min(_TEXT_DIRECTIONS, len(strength))
@@ -43,15 +45,20 @@ class _TextSASRec(SASRec):
         nn.init.normal_(last.weight, std=_INIT_STD)
         nn.init.zeros_(last.bias)
         self.read_text = nn.Sequential(nn.Linear(kept, _TEXT_DIRECTIONS), nn.GELU(), last)
+        self.register_buffer("labels", torch.from_numpy(features.labels), persistent=False)
+        self.register_buffer("offsets_N", torch.from_numpy(features.offsets), persistent=False)
+        self.read_labels = nn.EmbeddingBag(features.label_count, config.size, mode="sum")
+        nn.init.normal_(self.read_labels.weight, std=_INIT_STD)
 
     def vectors(self) -> Tensor:
-        return self.item_vectors.weight + self.read_text(self.text_NX)  # type: ignore[no-any-return]
+        read = self.read_text(self.text_NX) + self.read_labels(self.labels, self.offsets_N)
+        return self.item_vectors.weight + read  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def as_plain(self) -> SASRec:
         """The same encoder with the sums as its item vectors."""
         plain = SASRec(len(self.item_vectors.weight), self.config)
-        shared = {name: value for name, value in self.state_dict().items() if not name.startswith("read_text.")}
+        shared = {name: value for name, value in self.state_dict().items() if not name.startswith("read_")}
         plain.load_state_dict({**shared, "item_vectors.weight": self.vectors()})
         return plain.to(self.item_vectors.weight.device)
 
@@ -63,17 +70,17 @@ def train_sasrec(
     config: SASRecConfig,
     seed: int,
     device: torch.device | str = "cpu",
-    text_NX: NDArray[np.float32] | None = None,
+    features: ItemFeatures | None = None,
 ) -> tuple[SASRec, dict[str, float]]:
     """Train on `train`, keep the epoch with the best NDCG@10 on `validation`; returns it and its metrics.
 
-    `text_NX` are the items' text vectors, which `text_features` asks for.
+    `features` are what `item_features` asks for.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    if config.text_features:
-        assert text_NX is not None, "text_features needs the items' text vectors"
-        model: SASRec = _TextSASRec(items, config, torch.from_numpy(text_NX)).to(device)
+    if config.item_features:
+        assert features is not None, "item_features needs what the catalogue says"
+        model: SASRec = _ReadingSASRec(items, config, features).to(device)
     else:
         model = SASRec(items, config).to(device)
     optimizer = torch.optim.AdamW(
@@ -101,6 +108,6 @@ def train_sasrec(
                 best.offer(model, validation_metrics(model, validation, config.validation_users, seed))
             advance(1, str(best))
     best.restore(model)
-    if isinstance(model, _TextSASRec):
+    if isinstance(model, _ReadingSASRec):
         model = model.as_plain()
     return model.eval(), best.metrics
