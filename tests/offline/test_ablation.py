@@ -5,6 +5,7 @@ import pytest
 
 from model_store.errors import TesseraError
 from offline.ablation import Row, Study, as_table, read_rows, run_study
+from offline.evaluate import ALONE
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
 from offline.recipe import RECIPES_FOLDER, load_recipe
@@ -88,3 +89,19 @@ def test_a_study_trains_each_row_shares_stages_and_goes_on_where_it_was(tmp_path
     table = as_table(records).splitlines()
     assert [line.split("|")[1].strip() for line in table] == ["row", "---", "popular", "sasrec", "learned", "random"]
     assert all("±" in line for line in table[2:])
+
+
+def test_a_ranking_with_the_teachers_say_is_shown_beside_the_language_model_and_the_teacher(tmp_path: Path) -> None:
+    generate(tmp_path / "data", users=60, items=40, seed=0)
+    dataset = read_dataset(tmp_path / "data")
+    mixing = ("teacher.epochs=2", "teacher.repeats=true", "teacher.item_features=true")
+    mixing += ("ranking.collaborative_weight=0.5",)
+    study = Study(
+        recipe="demo", overrides=QUICK, rows=(Row("mixed", mixing),), seeds=(0,), split="valid", beam_width=20
+    )
+    (record,) = records = run_study(dataset, study, tmp_path)
+    systems = record["protocols"]["all"]
+    assert set(systems) == {"tessera", ALONE, "teacher", "sasrec", "popular"}
+    assert systems["tessera"] not in (systems[ALONE], systems["teacher"])
+    named = [line.split("|")[1].strip() for line in as_table(records).splitlines()]
+    assert named == ["row", "---", "popular", "sasrec", "teacher", "mixed", "mixed: language model alone"]
