@@ -72,14 +72,13 @@ class CollaborativeEncoder(nn.Module, ABC):
         Up to a factor of each row, whose largest number is 1. First items, which nothing comes before, and those beyond
         `max_length` have rows of zeros.
         """
-        read_BT = items_BT[:, : self.max_length]
-        real_BT = items_BT != PADDING
+        read_BT, real_BT = items_BT[:, : self.max_length], items_BT != PADDING
+        read, length = read_BT.shape[1], items_BT.shape[1]
         # What is said after an item is about the next one.
-        after_BT = functional.pad(real_BT[:, 1 : read_BT.shape[1] + 1], (0, 1))[:, : read_BT.shape[1]]
+        after_BT = functional.pad(real_BT[:, 1 : read + 1], (0, 1))[:, :read]
+        place_BT = functional.pad(after_BT, (1, length - read))[:, :length]
         logits = self.logits_after(read_BT, after_BT).float()
         likely = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
-        place_BT = functional.pad(after_BT, (1, 0))[:, : items_BT.shape[1]]
-        place_BT = functional.pad(place_BT, (0, items_BT.shape[1] - place_BT.shape[1]))
         all_PN = likely.new_zeros(int(real_BT.sum()), likely.shape[1])
         all_PN[place_BT[real_BT]] = likely
         return all_PN
