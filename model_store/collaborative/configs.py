@@ -27,7 +27,7 @@ class SASRecConfig(EncoderConfig):
     learning_rate: float = 3e-3
     layers: int = 2
     heads: int = 2
-    dropout: float = 0.5
+    dropout: float = 0.3
     max_length: int = 50
     """Items of a history it reads."""
     items_per_batch: int = 1024
