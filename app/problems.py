@@ -2,7 +2,7 @@
 
     Problem
       KeyRequired 401   NotLocal 403   ScopeMissing 403   ItemNotFound 404   BodyTooLarge 413
-      QueryNotSupported 501   StorageUnavailable 503
+      NothingToRankBy 422   QueryNotSupported 501   StorageUnavailable 503   RankingUnavailable 503
 
 Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
 crashes (500, nothing of their inside shown) have the same shape: {type, title, status, detail, request_id, errors?}.
@@ -103,6 +103,15 @@ class BodyTooLarge(Problem):
     detail = "Send fewer rows per request."
 
 
+class NothingToRankBy(Problem):
+    """Items are to be ranked for somebody of whom nothing is known, and without a query."""
+
+    status = 422
+    name = "nothing-to-rank-by"
+    title = "Nothing to rank by"
+    detail = "No item of the history is in the served catalogue; record events of the user, or send history or q."
+
+
 class QueryNotSupported(Problem):
     """`q` was given and the served model version has prompts without a place for a query."""
 
@@ -119,6 +128,16 @@ class StorageUnavailable(Problem):
     name = "storage-unavailable"
     title = "Storage unavailable"
     detail = "Redis cannot be reached. Nothing of this request counts as accepted; send it again."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class RankingUnavailable(Problem):
+    """The decoder gave no scores, and nothing else has them."""
+
+    status = 503
+    name = "ranking-unavailable"
+    title = "Ranking unavailable"
+    detail = "The decoder gave no answer; try again."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from app.decode_wire import MAX_ITEMS as MAX_RANKED
 from app.decode_wire import MAX_QUERY
 from app.eligibility import ItemFilter
 from app.latency import Latency
@@ -19,6 +20,9 @@ _MAX_CATEGORIES = 20
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A user's or an item's id."""
+
+QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY)]
+"""What somebody asks for in words."""
 
 
 class Asked(BaseModel):
@@ -69,7 +73,7 @@ class ListParameters(FilterParameters):
 class RecommendParameters(ListParameters):
     """How to recommend."""
 
-    q: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY)] | None = Field(
+    q: QueryText | None = Field(
         default=None,
         description="What is asked for in words, beside the history or without one. The list is decoded now; when it "
         "cannot be, it is made without the words and `not_applied` says so. A 501 where the served model version "
@@ -103,13 +107,14 @@ class RecommendParameters(ListParameters):
         )
 
 
-class RecommendBody(RecommendParameters):
-    """A request for a known user, for a session that is described by what it looked at, or for a query alone."""
+class Whose(Asked):
+    """A known user, or a session that is described by what it looked at, or nobody but a query."""
 
     user_id: Id | None = None
     history: tuple[Id, ...] | None = Field(
         default=None, max_length=1000, description="Item ids of an anonymous session, oldest first."
     )
+    q: QueryText | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -118,6 +123,44 @@ class RecommendBody(RecommendParameters):
         if self.user_id is None and self.history is None and self.q is None:
             raise ValueError("give user_id, history or q")
         return self
+
+
+class RecommendBody(RecommendParameters, Whose):
+    """A request for a known user, for a session, or for a query alone."""
+
+
+class RankBody(Whose):
+    """Items to put in order."""
+
+    items: tuple[Id, ...] = Field(
+        min_length=1, max_length=MAX_RANKED, description="Item ids, in any order; each is ranked once."
+    )
+    q: QueryText | None = Field(
+        default=None,
+        description="What is asked for in words, beside the history or without one. A 501 where the served model "
+        "version takes no queries.",
+    )
+
+
+class RankedCandidate(BaseModel):
+    """One item in its place."""
+
+    item_id: str
+    rank: int = Field(description="1 for the best")
+    score: float = Field(
+        description="the model's exact score, a log-probability over the whole catalogue: it does not depend on which "
+        "other items are ranked"
+    )
+    code: str = Field(description="the item's code as the model writes it")
+
+
+class RankAnswer(BaseModel):
+    """The items of a request, best first."""
+
+    user_id: str | None
+    items: list[RankedCandidate]
+    unknown: list[str] = Field(description="ids that the served catalogue does not have; they are not ranked")
+    model_version: str
 
 
 class BatchBody(RecommendParameters):

@@ -137,3 +137,17 @@ async def test_cached_items_are_ranked_by_the_scores_a_full_decode_would_give(
     body = {"user_id": "ann", "within": "cache", "q": QUERY, "n": 3}
     answer = (await api.client.post("/recommend", json=body)).json()
     check(answer, best(reference, 3, history=[1, 2, 8], excluded=[8], candidates=CACHED, query=QUERY), "reranked")
+
+
+async def test_given_items_are_ranked_by_the_scores_a_full_decode_would_give(
+    api: RunningApp, cache: Cache, reference: TorchDecoder
+) -> None:
+    cache.put_history("ann", [1, 2, 8])
+    sent = [*CACHED, 1]
+    for query in (None, QUERY):
+        asked = {"user_id": "ann", "items": [f"item-{item}" for item in sent]} | ({"q": query} if query else {})
+        items = (await api.client.post("/rank", json=asked)).json()["items"]
+        expected = best(reference, len(sent), history=[1, 2, 8], candidates=sent, query=query)
+        assert [item["item_id"] for item in items] == [item for item, _ in expected]
+        whole = dict(best(reference, ITEMS, history=[1, 2, 8], query=query))
+        assert [item["score"] for item in items] == pytest.approx([whole[one["item_id"]] for one in items], abs=1e-3)
