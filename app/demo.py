@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -99,8 +100,12 @@ def _tour(client: httpx.Client, catalog: Catalog, user: str) -> None:
     client.post("/events", json=[event]).raise_for_status()
     title = f"{user} buys {catalog.titles[catalog.index_of(bought)]!r}; decoded live"
     _show(client, catalog, title, f"/recommend/{user}?n={_SHOWN}&fresh=true")
+    # Something from the middle of the shop, which the user's own list has no reason to hold.
+    words = catalog.titles[len(catalog) // 2].lower()
+    asked = f"/recommend/{user}?n={_SHOWN}&q={quote(words)}"
+    _show(client, catalog, f"{user} asks for {words!r}", asked)
     print("\nTry:")
-    for path in (f"/recommend/{user}", f"/similar/{bought}", "/latency", "/docs"):
+    for path in (f"/recommend/{user}", asked, f"/similar/{bought}", "/latency", "/docs"):
         print(f"  {str(client.base_url).rstrip('/')}{path}")
 
 
