@@ -112,11 +112,14 @@ class Opinions:
 
 
 def _give_vectors_to_added(encoder: CollaborativeEncoder, item_embeddings: NDArray[np.float32]) -> None:
-    """Let the encoder score items it was not trained on, each by the mean vector of its nearest neighbours."""
+    """Let the encoder score items it was not trained on, each by the mean direction and length of its neighbours'."""
     vectors_ND = encoder.vectors().detach()
     known = len(vectors_ND)
     if known == len(item_embeddings):
         return
     nearness = torch.from_numpy(item_embeddings[known:] @ item_embeddings[:known].T)
     nearest = nearness.topk(min(_NEIGHBOURS, known), dim=1).indices
-    encoder.append(vectors_ND[nearest].mean(dim=1))
+    theirs_MKD = vectors_ND[nearest]
+    # A mean of vectors is shorter than they are, and would score lower than every one of them.
+    length_M1 = theirs_MKD.norm(dim=-1).mean(dim=1, keepdim=True)
+    encoder.append(torch.nn.functional.normalize(theirs_MKD.mean(dim=1), dim=-1) * length_M1)
