@@ -94,6 +94,24 @@ def test_score_items_equals_the_torch_decoder(decoder: VLLMDecoder, torch_decode
         assert np.exp(scores).sum() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_it_mixes_in_a_collaborative_encoder_as_the_torch_decoder_does(
+    decoder: VLLMDecoder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A version with the same language model and an encoder that has a say; the engine is shared."""
+    mixing = build_tiny_bundle(
+        tmp_path_factory.mktemp("mixing"), items=ITEMS, first_level=200, collaborative_weight=0.4
+    )
+    ours, theirs = decoder.for_version(mixing), TorchDecoder.from_bundle(mixing)
+    requests = [DecodeRequest(history=history, n=12, beam_width=20) for history in HISTORIES]
+    requests.append(DecodeRequest(history=HISTORIES[1], n=12, beam_width=20, query="warm wool socks"))
+    requests.append(DecodeRequest(history=HISTORIES[1], n=3, beam_width=3, candidates=np.arange(9, dtype=np.int32)))
+    for mine, expected in zip(ours.decode(requests), theirs.decode(requests), strict=True):
+        assert [one.item for one in mine] == [one.item for one in expected]
+        np.testing.assert_allclose([one.score for one in mine], [one.score for one in expected], atol=1e-3)
+    plain = decoder.decode(requests[:1])[0]
+    assert [one.item for one in plain] != [one.item for one in ours.decode(requests[:1])[0]]
+
+
 def test_score_items_keeps_the_order_and_duplicates_of_what_was_asked(decoder: VLLMDecoder) -> None:
     scores = decoder.score_items(HISTORIES[1], np.array([5, 3, 5], dtype=np.int32))
     assert scores[0] == pytest.approx(scores[2])
@@ -285,21 +303,3 @@ def test_a_dead_engine_is_told_apart_from_other_failures(decoder: VLLMDecoder) -
     for _ in range(2):
         with pytest.raises(EngineDied):
             decoder.decode([request])
-
-
-def test_it_mixes_in_a_collaborative_encoder_as_the_torch_decoder_does(
-    decoder: VLLMDecoder, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """A version with the same language model and an encoder that has a say; the engine is shared."""
-    mixing = build_tiny_bundle(
-        tmp_path_factory.mktemp("mixing"), items=ITEMS, first_level=200, collaborative_weight=0.4
-    )
-    ours, theirs = decoder.for_version(mixing), TorchDecoder.from_bundle(mixing)
-    requests = [DecodeRequest(history=history, n=12, beam_width=20) for history in HISTORIES]
-    requests.append(DecodeRequest(history=HISTORIES[1], n=12, beam_width=20, query="warm wool socks"))
-    requests.append(DecodeRequest(history=HISTORIES[1], n=3, beam_width=3, candidates=np.arange(9, dtype=np.int32)))
-    for mine, expected in zip(ours.decode(requests), theirs.decode(requests), strict=True):
-        assert [one.item for one in mine] == [one.item for one in expected]
-        np.testing.assert_allclose([one.score for one in mine], [one.score for one in expected], atol=1e-3)
-    plain = decoder.decode(requests[:1])[0]
-    assert [one.item for one in plain] != [one.item for one in ours.decode(requests[:1])[0]]

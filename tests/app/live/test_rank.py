@@ -1,5 +1,7 @@
 """`POST /rank`: every item that was sent, once, in the decoder's order; and what is said when there is none."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr
 
@@ -95,8 +97,11 @@ async def test_without_redis_sessions_are_ranked_and_users_are_not(
     assert (user.status_code, user.json()["type"]) == (503, "urn:tessera:problem:storage-unavailable")
 
 
-async def test_a_version_without_queries_says_so(settings: Settings, decoder: PlainDecoder, cache: Cache) -> None:
-    publish_light_bundle(settings.store, "light-2", tasks=())
-    async with running(settings.model_copy(update={"decoder_address": decoder.address})) as app:
+async def test_a_version_without_queries_says_so(
+    settings: Settings, decoder: PlainDecoder, cache: Cache, tmp_path: Path
+) -> None:
+    publish_light_bundle(tmp_path / "store", tasks=())
+    changes = {"decoder_address": decoder.address, "store": tmp_path / "store"}
+    async with running(settings.model_copy(update=changes)) as app:
         answer = await app.client.post("/rank", json={"q": "socks", "items": ["item-2"]})
     assert (answer.status_code, answer.json()["type"]) == (501, "urn:tessera:problem:query-not-supported")
