@@ -96,7 +96,11 @@ def test_workers_count_as_one(settings: Settings, cache: Cache) -> None:
             answer = httpx.get(f"{client.base_url}/recommend/ann?n=3", timeout=10)
             assert answer.json()["source"] == "cache"
         line = r'tessera_requests_total\{method="GET",route="/recommend/\{user_id\}",status="200"\} 40\.0'
-        assert re.search(line, client.get("/metrics").text)
+        # A request is counted when its answer has gone out, which may be a moment after it came in here.
+        deadline = time.monotonic() + 5
+        while not re.search(line, client.get("/metrics").text):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         by_route = {(one["route"], one["source"]): one for one in client.get("/latency").json()["latencies"]}
         assert by_route["/recommend/{user_id}", "cache"]["count"] == 40
 
