@@ -179,6 +179,10 @@ def _line(name: str, protocols: list[dict[str, Any]], system: str, cost: list[st
     for protocol in _PROTOCOLS:
         for metric in _SHOWN:
             values = [one[protocol][system][metric] for one in protocols]
-            spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.4f}{spread}".lstrip("0"))
+            spread = f" ± {_decimals(stdev(values))}" if len(values) > 1 else ""
+            cells.append(f"{_decimals(mean(values))}{spread}")
     return [name, *cells, *cost]
+
+
+def _decimals(value: float) -> str:
+    return f"{value:.4f}".lstrip("0")
