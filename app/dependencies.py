@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader
 from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, Scope, is_local
 from app.live_decoding import LiveDecoding
-from app.problems import KeyRequired, NotLocal, ScopeMissing
+from app.problems import KeyRequired, NotLocal, QueryNotSupported, ScopeMissing
 from app.recommendation_cache import RecommendationCache
 from app.recommender import Recommender
 from app.schemas import Id, NoParameters
@@ -64,6 +64,16 @@ def require(scope: Scope) -> Callable[..., Awaitable[None]]:
             raise ScopeMissing(f"This call needs the scope {scope!r}, which the key does not have.")
 
     return check
+
+
+def check_query(query: str | None, services: Services) -> None:
+    """Refuse words where the served version cannot read them.
+
+    Raises:
+        QueryNotSupported: it has no prompts for a query.
+    """
+    if query is not None and not services.active.served.takes_queries:
+        raise QueryNotSupported
 
 
 CurrentServices = Annotated[Services, Depends(services_of)]

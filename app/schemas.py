@@ -114,7 +114,11 @@ class Whose(Asked):
     history: tuple[Id, ...] | None = Field(
         default=None, max_length=1000, description="Item ids of an anonymous session, oldest first."
     )
-    q: QueryText | None = None
+    q: QueryText | None = Field(
+        default=None,
+        description="What is asked for in words, beside the history or without one. A 501 where the served model "
+        "version takes no queries.",
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -134,11 +138,6 @@ class RankBody(Whose):
 
     items: tuple[Id, ...] = Field(
         min_length=1, max_length=MAX_RANKED, description="Item ids, in any order; each is ranked once."
-    )
-    q: QueryText | None = Field(
-        default=None,
-        description="What is asked for in words, beside the history or without one. A 501 where the served model "
-        "version takes no queries.",
     )
 
 

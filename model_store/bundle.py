@@ -91,6 +91,17 @@ class Bundle:
         """The Hugging Face checkpoint and tokenizer."""
         return self.path / "llm"
 
+    @property
+    def encoder_path(self) -> Path:
+        """The collaborative encoder: a row of every evaluation."""
+        return self.path / "encoder"
+
+    @property
+    def teacher_path(self) -> Path:
+        """The encoder that was distilled and may have a say in the ranking; that of `encoder_path` or its own."""
+        own = any(name.startswith("teacher/") for name in self.manifest.files)
+        return self.path / "teacher" if own else self.encoder_path
+
     def _array(self, name: str) -> NDArray[Any]:
         try:
             array: NDArray[Any] = np.load(self.path / name, mmap_mode="r", allow_pickle=False)

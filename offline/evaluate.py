@@ -54,13 +54,13 @@ def evaluate(bundle: Bundle, decoder: TorchDecoder, dataset: Dataset, split: Spl
     cases = leave_one_out(dataset).evaluation_cases(split)
     if len(cases.targets) == 0:
         raise TesseraError(f"{dataset.name}: no user has the 3 events an evaluation needs")
-    encoder = load_encoder(bundle.path / "encoder")
+    encoder = load_encoder(bundle.encoder_path)
     decoders = {"tessera": decoder}
     scores: dict[str, Scores] = {}
     if bundle.manifest.collaborative_weight:
         decoders[ALONE] = decoder.alone()
-    if "teacher/config.json" in bundle.manifest.files:
-        teacher = load_encoder(bundle.path / "teacher")
+    if bundle.teacher_path != bundle.encoder_path:
+        teacher = load_encoder(bundle.teacher_path)
         scores["teacher"] = lambda some: teacher.next_item_logits(some).numpy()
     scores[encoder.kind] = lambda some: encoder.next_item_logits(some).numpy()
     scores["popular"] = lambda some: np.tile(bundle.popularity, (len(some), 1))

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.code_tokens import CodeTokens
-from model_store.collaborative.configs import EncoderConfig
+from model_store.collaborative.configs import EncoderConfig, SASRecConfig
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.collaborative.encoder_files import build_encoder
 from model_store.errors import TesseraError
@@ -134,16 +134,15 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
     text_stage = run.stage("text", recipe.text)
     text = _arrays(text_stage, lambda: {"vectors": embed_items(dataset.catalog, recipe.text)})["vectors"]
 
-    features = ItemFeatures.of(dataset.catalog, text)
+    def train_one(config: EncoderConfig) -> tuple[CollaborativeEncoder, dict[str, float]]:
+        reads = isinstance(config, SASRecConfig) and config.item_features
+        features = ItemFeatures.of(dataset.catalog, text) if reads else None
+        return train_encoder(split.train, validation, len(counts), config, seed, processes.device, features)
 
     def encoder(config: EncoderConfig) -> tuple[CollaborativeEncoder, dict[str, float], Path]:
         model = build_encoder(len(dataset.catalog), config)
         stage = run.stage("encoder", config, text_stage.name)
-        metrics = _trained(
-            stage,
-            model,
-            lambda: train_encoder(split.train, validation, len(counts), config, seed, processes.device, features),
-        )
+        metrics = _trained(stage, model, lambda: train_one(config))
         return model.to(processes.device), metrics, stage
 
     collaborative, collaborative_metrics, collaborative_stage = encoder(recipe.collaborative)

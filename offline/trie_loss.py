@@ -40,18 +40,6 @@ class TrieLoss:
             for depth in range(trie.levels)
         ]
 
-    def __call__(
-        self,
-        hidden_PLH: Tensor,
-        items_P: Tensor,
-        head_weight: Tensor,
-        teacher_PN: Tensor | None,
-        weight: float,
-        head_bias: Tensor | None = None,
-    ) -> Tensor:
-        """Mean over positions of the loss that `by_position` gives."""
-        return self.by_position(hidden_PLH, items_P, head_weight, teacher_PN, weight, head_bias).mean()
-
     def by_position(
         self,
         hidden_PLH: Tensor,

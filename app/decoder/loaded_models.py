@@ -34,7 +34,7 @@ Engine = Literal["torch", "vllm"]
 
 _FILTERS_KEPT = 16
 _TROUBLES_KEPT = 16
-_UNREAD_FOLDERS = ("encoder/", "quantizer/", "ranker/")
+_UNREAD_FOLDERS = ("quantizer/", "ranker/")
 # vLLM is compared with torch where a second copy of the weights costs little.
 _REFERENCE_BYTES = 1 << 30
 

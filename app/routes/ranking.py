@@ -3,7 +3,7 @@
 import numpy as np
 from fastapi import APIRouter, Depends
 
-from app.dependencies import CurrentServices, NoQuery, Services, require
+from app.dependencies import CurrentServices, NoQuery, Services, check_query, require
 from app.json_response import Json
 from app.live_decoding import LiveDecodingUnavailable, LiveRequest
 from app.problems import NothingToRankBy, QueryNotSupported, RankingUnavailable, StorageUnavailable, responses
@@ -27,9 +27,8 @@ async def rank(asked: RankBody, query: NoQuery, services: CurrentServices) -> Js
     Every item is ranked, seen and out-of-stock ones too. The scores are the model's own, so there is nothing to fall
     back on: without a decoder this is a 503.
     """
+    check_query(asked.q, services)
     model = services.active.served
-    if asked.q is not None and not model.takes_queries:
-        raise QueryNotSupported
     history = model.indices_of(await _history(asked, services, model))
     if not history and asked.q is None:
         raise NothingToRankBy

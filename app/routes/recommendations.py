@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from app.dependencies import CurrentServices, NoQuery, PathId, Services, require
+from app.dependencies import CurrentServices, NoQuery, PathId, check_query, require
 from app.json_response import Json
 from app.problems import QueryNotSupported, responses
 from app.recommendation import ExplainedRecommendation, Recommendation
@@ -21,7 +21,7 @@ async def recommend_to_user(
     user_id: PathId, asked: Annotated[RecommendParameters, Query()], request: Request, services: CurrentServices
 ) -> Json:
     """Recommend items to a user. A user nobody has heard of gets popular items, or what a query asks for."""
-    _check_query(asked, services)
+    check_query(asked.q, services)
     answer = await services.recommender.recommend(asked.wanted(user_id=user_id))
     request.scope[SOURCE] = answer.source
     return Json(answer)
@@ -30,7 +30,7 @@ async def recommend_to_user(
 @router.post("/recommend", responses={200: {"model": Recommendation | ExplainedRecommendation}})
 async def recommend(asked: RecommendBody, query: NoQuery, request: Request, services: CurrentServices) -> Json:
     """Recommend items to a user, to an anonymous session given as its history of item ids, or for a query alone."""
-    _check_query(asked, services)
+    check_query(asked.q, services)
     answer = await services.recommender.recommend(asked.wanted(user_id=asked.user_id, history=asked.history or ()))
     request.scope[SOURCE] = answer.source
     return Json(answer)
@@ -39,11 +39,6 @@ async def recommend(asked: RecommendBody, query: NoQuery, request: Request, serv
 @router.post("/recommend/batch", responses={200: {"model": BatchAnswer}})
 async def recommend_to_users(asked: BatchBody, query: NoQuery, services: CurrentServices) -> Json:
     """Recommend items to up to 100 users, in one round trip to the cache."""
-    _check_query(asked, services)
+    check_query(asked.q, services)
     answers = await services.recommender.recommend_many([asked.wanted(user_id=user_id) for user_id in asked.user_ids])
     return Json({"answers": answers})
-
-
-def _check_query(asked: RecommendParameters, services: Services) -> None:
-    if asked.q is not None and not services.active.served.takes_queries:
-        raise QueryNotSupported

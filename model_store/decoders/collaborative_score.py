@@ -11,6 +11,7 @@ Shapes: U users, B beams, C children, K items, N items of the catalogue, D vecto
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -59,8 +60,7 @@ class CollaborativeScore:
         weight = bundle.manifest.collaborative_weight
         if weight == 0:
             return None
-        own_teacher = "teacher/config.json" in bundle.manifest.files
-        encoder = load_encoder(bundle.path / ("teacher" if own_teacher else "encoder"))
+        encoder = load_encoder(bundle.teacher_path)
         return cls(encoder, weight, bundle.trie.leaf_item, bundle.item_embeddings, device)
 
     @torch.inference_mode()
@@ -88,12 +88,16 @@ class Opinions:
 
     def __init__(self, log_probs_UN: Tensor, weight_U: Tensor) -> None:
         self._by_leaf_UN, self._weight_U = log_probs_UN, weight_U
-        self._below_UN = torch.nn.functional.pad(log_probs_UN.exp().cumsum(-1), (1, 0))
+
+    @cached_property
+    def _mass_before_UN(self) -> Tensor:  # noqa: N802
+        """Mass of the leaves before each one. Only a search asks for it: given items have leaves of their own."""
+        return torch.nn.functional.pad(self._by_leaf_UN.exp().cumsum(-1), (1, 0))
 
     def mixed(self, scores_UBC: Tensor, nodes_UBC: Tensor, trie: TrieTensors) -> Tensor:
         """The language model's scores of nodes, mixed with what the encoder finds below them; [U, B, C]."""
         begin, end = trie.leaf_begin[nodes_UBC].flatten(1), trie.leaf_end[nodes_UBC].flatten(1)
-        mass = self._below_UN.gather(1, end) - self._below_UN.gather(1, begin)
+        mass = self._mass_before_UN.gather(1, end) - self._mass_before_UN.gather(1, begin)
         # A difference of sums says little of one unlikely item, and the item's own number is at hand.
         own = self._by_leaf_UN.gather(1, begin)
         theirs = torch.where(end - begin == 1, own, mass.clamp(min=_NO_MASS).log()).view(nodes_UBC.shape)

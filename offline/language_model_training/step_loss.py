@@ -88,9 +88,10 @@ class StepLoss(nn.Module):
         # The state that predicts a token is the one before it.
         states_BTLH = hidden[:, len(self._preamble) - 1 :].reshape(batch, length, levels, -1)
         head = self.model.get_output_embeddings()
-        return self._trie_loss(
+        loss_P = self._trie_loss.by_position(
             states_BTLH[real_BT], items_BT[real_BT], head.weight, teacher_PN, self._distillation, head.bias
         )
+        return loss_P.mean()
 
     def _tasks(self, batch: PackedBatch) -> Tensor:
         states_RTH = packed_states(

@@ -31,7 +31,7 @@ def decoder(bundle: Bundle) -> TorchDecoder:
 
 
 def defined_scores(bundle: Bundle, decoder: TorchDecoder, history: np.ndarray) -> np.ndarray:
-    encoder = load_encoder(bundle.path / "teacher")
+    encoder = load_encoder(bundle.teacher_path)
     theirs = encoder.next_item_logits([history])[0].double().log_softmax(-1).numpy()
     return (1 - WEIGHT) * decoder.alone().score_items(history, EVERYTHING) + WEIGHT * theirs
 
@@ -58,7 +58,7 @@ def test_it_is_another_ranking_than_either_makes_alone(bundle, decoder):
     history = HISTORIES[1]
     mixed = [one.item for one in decoder.decode([request(history, n=10)])[0]]
     alone = [one.item for one in decoder.alone().decode([request(history, n=10)])[0]]
-    theirs = load_encoder(bundle.path / "teacher").next_item_logits([history])[0].argsort(descending=True)
+    theirs = load_encoder(bundle.teacher_path).next_item_logits([history])[0].argsort(descending=True)
     assert mixed != alone
     assert mixed != theirs[:10].tolist()
 
@@ -95,7 +95,7 @@ def test_a_beam_wide_enough_finds_items_that_rounding_hides(bundle):
 
 
 def test_an_item_added_after_training_is_scored_like_its_neighbours(tmp_path: Path, bundle: Bundle):
-    encoder = load_encoder(bundle.path / "teacher")
+    encoder = load_encoder(bundle.teacher_path)
     embeddings = bundle.item_embeddings
     # As near as can be to item 7, and nowhere near the others.
     embeddings = np.concatenate([embeddings, 5 * embeddings[[7]]])

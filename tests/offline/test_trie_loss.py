@@ -43,7 +43,7 @@ def test_without_a_teacher_it_is_the_items_negative_log_likelihood_under_the_tri
         for position, item in enumerate(items.tolist())
         for level in range(4)
     ) / len(items)
-    assert loss(hidden, items, head, None, 0.0).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert loss.by_position(hidden, items, head, None, 0.0).mean().item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_the_teacher_enters_as_the_mass_below_each_child(world):
@@ -64,11 +64,13 @@ def test_the_teacher_enters_as_the_mass_below_each_child(world):
             ]
             targets = torch.stack(below) / sum(below)
             expected += 0.4 * hard + 0.6 * -(targets * probs).sum()
-    assert loss(hidden, items, head, teacher, 0.6).item() == pytest.approx(expected.item() / len(items), abs=1e-5)
+    assert loss.by_position(hidden, items, head, teacher, 0.6).mean().item() == pytest.approx(
+        expected.item() / len(items), abs=1e-5
+    )
 
 
 def test_a_teacher_does_not_break_the_gradient(world):
     _, loss, hidden, head, items = world
     hidden = hidden.clone().requires_grad_()
-    loss(hidden, items, head, torch.zeros(len(items), ITEMS), 0.5).backward()
+    loss.by_position(hidden, items, head, torch.zeros(len(items), ITEMS), 0.5).mean().backward()
     assert torch.isfinite(hidden.grad).all()
