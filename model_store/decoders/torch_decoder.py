@@ -1,6 +1,7 @@
 """The built-in decoder: item codes by tree attention, on any Hugging Face causal language model.
 
-A beam search takes one pass for the prompt and one for each level; given candidates are scored in a single pass.
+A beam search takes one pass for the prompt and at most one for each level, which beams enter only where the model has a
+choice to make; given candidates are scored in a single pass.
 
 Shapes: U users, B beams, C children (padded to the level's largest family), H hidden size, N items, M trie nodes.
 """
@@ -186,11 +187,18 @@ class TorchDecoder:
             parents_UB = flat_UB // candidates.shape[2]
             nodes_UB = children_UBC.flatten(1).gather(1, flat_UB)
             if depth + 1 < levels:
-                tokens_UB = self._code_ids_LC[depth][trie.token[nodes_UB]]
-                hidden_UBH = tree.advance(tokens_UB, parents_UB if depth else None)
+                tree.follow(parents_UB, self._code_ids_LC[depth][trie.token[nodes_UB]])
+                hidden_UBH = tree.states(self._undecided(nodes_UB) & mixed_UB.isfinite())
         leaves_UB = (nodes_UB - int(self._trie.level_begin[-2])).cpu().numpy()
         scores = mixed_UB.float().cpu().numpy()
         return [self._best(leaves_UB[row], scores[row], request.n) for row, request in enumerate(requests)]
+
+    def _undecided(self, nodes_UB: Tensor) -> Tensor:
+        """Whether the model has a say in what follows each node: an only child is certain."""
+        if self._score_over == "vocabulary":
+            return torch.ones_like(nodes_UB, dtype=torch.bool)
+        first = self._trie_arrays.first_child
+        return first[nodes_UB + 1] - first[nodes_UB] > 1
 
     def _rank(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> list[list[Decoded]]:
         """The best of each request's candidates."""

@@ -1,9 +1,9 @@
 """Forward passes over a tree of continuations, whose nodes are extra positions behind the prompt.
 
 A mask lets each node see the prompt, its own ancestors and itself; its position number is its depth. A beam search
-finds the tree level by level, so there is one pass for the prompt and one for each level (`TreePass`): keys and values
-are only ever appended, and nothing is copied or reordered when beams fork. Where the whole tree is known beforehand,
-prompt and tree go through the model together, once (`whole_tree`).
+finds the tree level by level, so there is one pass for the prompt and at most one for each level (`TreePass`): keys
+and values are only ever appended, and nothing is copied or reordered when beams fork. Where the whole tree is known
+beforehand, prompt and tree go through the model together, once (`whole_tree`).
 
 Works with any decoder-only Hugging Face model that takes a 4-D attention mask and explicit position ids (sdpa).
 
@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+_NOT_ENTERED = -1
 
 
 class _AppendOnlyLayer(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one layer in a buffer that is allocated once."""
+    """Keys and values of one layer in a buffer that is allocated ahead."""
 
     is_croppable = False
 
@@ -39,10 +42,18 @@ class _AppendOnlyLayer(CacheLayerMixin):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[2]
+        if end > self.capacity:
+            self._grow(end)
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _grow(self, capacity: int) -> None:
+        # Rare: users of a batch entered their beams in different passes.
+        missing = (0, 0, 0, capacity - self.capacity)
+        self.keys, self.values = functional.pad(self.keys, missing), functional.pad(self.values, missing)
+        self.capacity = capacity
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
@@ -55,13 +66,16 @@ class _AppendOnlyLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class TreePass:
-    """The state of one batch: what the model has seen, and who descends from whom.
+    """The state of one batch of beam searches: what the model has seen, and the way to each beam.
+
+    A beam may be followed down without its state being computed; `states` computes what is missing of the way to the
+    beams it is asked for, and nothing of the others.
 
     Args:
         model: the causal language model, in eval mode.
         prompts_UT: token ids, padded on the right with any id; int64 [U, T].
         lengths_U: real tokens of each prompt; int64 [U].
-        slots: positions to make room for beyond the prompt, all levels together.
+        slots: positions likely to be needed beyond the prompt, all levels together.
     """
 
     def __init__(self, model: Any, prompts_UT: Tensor, lengths_U: Tensor, slots: int) -> None:
@@ -71,38 +85,71 @@ class TreePass:
         layers = model.config.get_text_config().num_hidden_layers
         self._cache = Cache(layers=[_AppendOnlyLayer(width + slots) for _ in range(layers)])
         self._prompt_visible_UT = torch.arange(width, device=prompts_UT.device)[None] < lengths_U[:, None]
-        self._ancestors: list[tuple[Tensor, int]] = []
+        # Of each beam the tokens below the prompt, one a level, and the slots they were computed in.
+        self._tokens_UBD = prompts_UT.new_empty(users, 1, 0)
+        self._slots_UBD = prompts_UT.new_empty(users, 1, 0)
+        self._entered = 0
 
         # Causal attention with the padding on the right: no real position ever looks at a padded one.
-        hidden_UTH = self._trunk(input_ids=prompts_UT, past_key_values=self._cache, use_cache=True).last_hidden_state
+        hidden_UTH: Tensor = self._trunk(
+            input_ids=prompts_UT, past_key_values=self._cache, use_cache=True
+        ).last_hidden_state
         self.prompt_hidden_UH = hidden_UTH[torch.arange(users, device=prompts_UT.device), lengths_U - 1]
 
-    def advance(self, tokens_UB: Tensor, parents_UB: Tensor | None) -> Tensor:
-        """Enter one token per slot; returns the hidden states, [U, B, H].
+    def follow(self, parents_UB: Tensor, tokens_UB: Tensor) -> None:
+        """Replace the beams by ones a level further down.
 
         Args:
-            tokens_UB: token ids; int64 [U, B].
-            parents_UB: which slot of the level before each one continues; None right after the prompt.
+            parents_UB: the beam each one continues; int64 [U, B], all 0 after the prompt.
+            tokens_UB: the token it adds; int64 [U, B].
         """
-        users, slots = tokens_UB.shape
-        device = tokens_UB.device
-        if parents_UB is not None:
-            self._ancestors = [(slot.gather(1, parents_UB), size) for slot, size in self._ancestors]
-        own = torch.arange(slots, device=device).expand(users, slots)
-        self._ancestors.append((own, slots))
+        depth = self._tokens_UBD.shape[2]
+        rows = parents_UB[:, :, None].expand(-1, -1, depth)
+        self._tokens_UBD = torch.cat([self._tokens_UBD.gather(1, rows), tokens_UB[:, :, None]], dim=2)
+        unknown = torch.full_like(tokens_UB, _NOT_ENTERED)
+        self._slots_UBD = torch.cat([self._slots_UBD.gather(1, rows), unknown[:, :, None]], dim=2)
 
-        depth = len(self._ancestors)
-        visible = [self._prompt_visible_UT[:, None].expand(users, slots, -1)]
-        visible += [slot[:, :, None] == torch.arange(size, device=device) for slot, size in self._ancestors]
-        positions = (self._lengths_U + depth - 1)[:, None].expand(users, slots)
-        hidden: Tensor = self._trunk(
-            input_ids=tokens_UB,
-            attention_mask=torch.cat(visible, dim=-1)[:, None],
-            position_ids=positions,
+    def states(self, wanted_UB: Tensor) -> Tensor:
+        """The hidden states behind the beams that are wanted, [U, B, H]; zeros for the others.
+
+        What two of them have not computed yet of a common way is computed for each: want a beam before it forks.
+        """
+        users, beams, depth = self._tokens_UBD.shape
+        device = self._tokens_UBD.device
+        entering = (wanted_UB[:, :, None] & (self._slots_UBD == _NOT_ENTERED)).flatten(1)
+        counts_U = entering.sum(1)
+        width = int(counts_U.max())
+        hidden_UBH: Tensor = self.prompt_hidden_UH.new_zeros(users, beams, self.prompt_hidden_UH.shape[1])
+        if width == 0:
+            return hidden_UBH
+        # Slot s of this pass holds the s-th of the user's steps that enter; users with fewer pad with others.
+        steps_US = (~entering).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        ranks = entering.cumsum(1) - 1
+        slots = torch.where(entering, self._entered + ranks, self._slots_UBD.flatten(1))
+        self._slots_UBD = slots.view(users, beams, depth)
+
+        beam_US, level_US = steps_US // depth, steps_US % depth
+        own_US = self._entered + torch.arange(width, device=device).expand(users, width)
+        way_USD = self._slots_UBD.gather(1, beam_US[:, :, None].expand(-1, -1, depth))
+        # Below itself a step sees nothing; a slot that only pads sees the prompt and itself.
+        real_US = torch.arange(width, device=device) < counts_U[:, None]
+        above = (torch.arange(depth, device=device) < level_US[:, :, None]) & real_US[:, :, None]
+        way_USD = torch.where(above, way_USD, own_US[:, :, None])
+        self._entered += width
+        tree_visible = torch.zeros(users, width, self._entered, dtype=torch.bool, device=device)
+        tree_visible.scatter_(2, way_USD, True)
+        visible = torch.cat([self._prompt_visible_UT[:, None].expand(-1, width, -1), tree_visible], dim=2)
+        hidden_USH: Tensor = self._trunk(
+            input_ids=self._tokens_UBD.flatten(1).gather(1, steps_US),
+            attention_mask=visible[:, None],
+            position_ids=self._lengths_U[:, None] + level_US,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
-        return hidden
+        # A beam that is wanted has just been entered, or was when it was wanted before.
+        last_UB = (self._slots_UBD[:, :, -1] - (self._entered - width)).clamp(min=0)
+        found_UBH = hidden_USH.gather(1, last_UB[:, :, None].expand(-1, -1, hidden_USH.shape[2]))
+        return torch.where(wanted_UB[:, :, None], found_UBH, hidden_UBH)
 
 
 def whole_tree(
