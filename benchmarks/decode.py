@@ -23,6 +23,7 @@ from benchmarks import harness
 from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.random_models import opinionated, random_codes, scratch_model
 from model_store.code_tokens import CodeTokens
+from model_store.decoders.language_model import HuggingFaceModel
 from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS, ItemCodes
@@ -74,7 +75,7 @@ class Bench:
         tokens = CodeTokens(ids.reshape(_LEVELS, CODEBOOK_SIZE))
         self.prompts = PromptEncoder((1,), tokens.of_items(codes), max_history=max(cell.history for cell in _CELLS))
         self.tree, self.tree_children = (
-            TorchDecoder(self.model, tokens, self.prompts, trie, batch_size=_TREE_BATCH, score=score)
+            TorchDecoder(HuggingFaceModel(self.model), tokens, self.prompts, trie, batch_size=_TREE_BATCH, score=score)
             for score in ("vocabulary", "children")
         )
         self._item_of = {tuple(row): item for item, row in enumerate(self.prompts.item_tokens_NL.tolist())}

@@ -26,6 +26,7 @@ from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.random_models import opinionated, random_codes, scratch_model
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.item_tree import item_tree
+from model_store.decoders.language_model import HuggingFaceModel
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
@@ -71,7 +72,7 @@ class Bench:
         ids = _TEXT_TOKENS + np.arange(_LEVELS * CODEBOOK_SIZE, dtype=np.int32)
         tokens = CodeTokens(ids.reshape(_LEVELS, CODEBOOK_SIZE))
         self.prompts = PromptEncoder((1,), tokens.of_items(codes), max_history=_HISTORY)
-        self.decoder = TorchDecoder(self.model, tokens, self.prompts, self.trie, batch_size=_BATCH)
+        self.decoder = TorchDecoder(HuggingFaceModel(self.model), tokens, self.prompts, self.trie, batch_size=_BATCH)
         random = np.random.default_rng(1)
         self.users = [random.integers(0, _ITEMS, _HISTORY).astype(np.int32) for _ in range(users)]
         before = [DecodeRequest(history=user[:-1], n=max(_KEPT), beam_width=_ENTRY_BEAMS) for user in self.users]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from model_store.code_tokens import CodeTokens
 from model_store.collaborative.encoder import PADDING
+from model_store.decoders.language_model import HuggingFaceModel
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
@@ -171,7 +172,7 @@ class LanguageModelTrainer:
 
     def validate(self, cases: EvaluationCases) -> dict[str, float]:
         """Metrics of constrained decoding, seen items excluded, over a fixed sample of the cases."""
-        decoder = TorchDecoder(self._model, self._code_tokens, self._prompts, self._trie)
+        decoder = TorchDecoder(HuggingFaceModel(self._model), self._code_tokens, self._prompts, self._trie)
         chosen = np.random.default_rng(self._seed).permutation(len(cases.targets))[: self._config.validation_users]
         own = chosen[self._processes.rank :: self._processes.count]
         requests = []

@@ -1,4 +1,4 @@
-"""The built-in decoder: item codes by tree attention, on any Hugging Face causal language model.
+"""Item codes by tree attention, whatever runs the language model.
 
 A beam search takes one pass for the prompt and at most one for each level, which beams enter only where the model has a
 choice to make; given candidates are scored in a single pass.
@@ -9,7 +9,6 @@ Shapes: U users, B beams, C children (padded to the level's largest family), H h
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.collaborative_score import CollaborativeScore
 from model_store.decoders.item_tree import item_tree
+from model_store.decoders.language_model import HuggingFaceModel, LanguageModel
 from model_store.decoders.open_leaves import OpenLeaves
 from model_store.decoders.protocol import Decoded, DecodeRequest, render
 from model_store.decoders.tree_attention import TreePass, whole_tree
@@ -32,31 +32,26 @@ from model_store.prompts import PromptEncoder
 _CLOSED = float("-inf")
 # Items of one user in one pass: attention is computed between all their nodes, seen or not.
 _SCORED_TOGETHER = 256
-_HEAD_TOLERANCE = 1e-3
 
 
 class TorchDecoder:
     """Decodes batches of users with one prefill and one pass per level (see `protocol.Decoder`).
 
     Args:
-        model: a causal language model; put in eval mode.
+        model: the language model.
         code_tokens: where its vocabulary holds the code tokens.
         prompts: renders histories.
         trie: the catalogue's codes.
         batch_size: users per forward pass. On 2 CPU cores 8 to 16 were fastest; a GPU wants more.
         score: what a level's log-softmax runs over, as in the manifest.
         collaborative: the collaborative encoder's say in the ranking, or None.
-
-    Raises:
-        DecoderUnusable: the model's logits are not a linear map of its last hidden state (soft-capped or rescaled
-            logits), which the restricted projection here relies on.
     """
 
     name = "torch"
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageModel,
         code_tokens: CodeTokens,
         prompts: PromptEncoder,
         trie: PrefixTrie,
@@ -65,8 +60,8 @@ class TorchDecoder:
         score: str = "children",
         collaborative: CollaborativeScore | None = None,
     ) -> None:
-        self._model = model.eval()
-        self._device = next(model.parameters()).device
+        self._model = model
+        self._device = model.device
         self._batch_size = batch_size or (16 if self._device.type == "cpu" else 256)
         self._score_over = score
         self._collaborative = collaborative
@@ -74,14 +69,14 @@ class TorchDecoder:
         self._trie = trie
         self._trie_arrays = TrieTensors(trie, self._device)
         self._code_ids_LC = torch.as_tensor(code_tokens.ids_LC, dtype=torch.int64, device=self._device)
-        self._check_head()
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, device: str | None = None, batch_size: int | None = None) -> "TorchDecoder":
         """Load a bundle's model; on CUDA when there is one, in bfloat16 there, in float32 elsewhere.
 
         Raises:
-            DecoderUnusable: the model reads fewer tokens than the longest prompt and a code take, or see above.
+            DecoderUnusable: the model reads fewer tokens than the longest prompt and a code take, or see
+                `HuggingFaceModel`.
         """
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if chosen.startswith("cuda") else torch.float32
@@ -99,7 +94,7 @@ class TorchDecoder:
                 "train with a lower max_history"
             )
         return cls(
-            model.to(chosen),
+            HuggingFaceModel(model.to(chosen)),
             code_tokens,
             prompts,
             bundle.trie,
@@ -278,35 +273,14 @@ class TorchDecoder:
 
     def _child_log_probs(self, hidden_UBH: Tensor, children_UBC: Tensor, real_UBC: Tensor, depth: int) -> Tensor:
         """Log-probability of each child, normalised over the node's children in the whole trie; float32 [U, B, C]."""
-        logits = self._logits(hidden_UBH, self._code_ids_LC[depth])
+        logits = self._model.logits(hidden_UBH, self._code_ids_LC[depth])
         entries_UBC = self._trie_arrays.token[children_UBC]
         child_logits = logits.gather(-1, entries_UBC).masked_fill(~real_UBC, _CLOSED)
         if self._score_over == "vocabulary":
-            return child_logits - self._vocabulary_normaliser(hidden_UBH)
+            return child_logits - self._model.normaliser(hidden_UBH)
         return child_logits.log_softmax(-1)
-
-    def _logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        head = self._model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias[token_ids]
-        return torch.nn.functional.linear(hidden, head.weight[token_ids], bias).float()
-
-    def _vocabulary_normaliser(self, hidden_UBH: Tensor) -> Tensor:
-        head = self._model.get_output_embeddings()
-        return torch.stack([head(rows).float().logsumexp(-1, keepdim=True) for rows in hidden_UBH])
 
     def _prompt_batch(self, prompts: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
         """Prompts padded on the right, [U, T], and their lengths, [U]."""
         lengths = [len(prompt) for prompt in prompts]
         return self._padded(prompts, max(lengths), fill=0), torch.tensor(lengths, device=self._device)
-
-    @torch.inference_mode()
-    def _check_head(self) -> None:
-        probe = self._code_ids_LC[:, :1].T
-        hidden = self._model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-        expected = self._model(input_ids=probe, use_cache=False).logits[..., self._code_ids_LC[0]].float()
-        difference = (self._logits(hidden, self._code_ids_LC[0]) - expected).abs().max().item()
-        if not difference <= _HEAD_TOLERANCE * max(1.0, expected.abs().max().item()):
-            raise DecoderUnusable(
-                f"{type(self._model).__name__}: its logits are not a plain projection of the last hidden state "
-                f"(difference {difference:.3g}); models that cap or rescale logits are not supported"
-            )

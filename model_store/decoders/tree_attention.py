@@ -5,64 +5,17 @@ finds the tree level by level, so there is one pass for the prompt and at most o
 and values are only ever appended, and nothing is copied or reordered when beams fork. Where the whole tree is known
 beforehand, prompt and tree go through the model together, once (`whole_tree`).
 
-Works with any decoder-only Hugging Face model that takes a 4-D attention mask and explicit position ids (sdpa).
-
 Shapes: U users, T prompt tokens (padded on the right), B slots a level (beams), S slots of all levels, H hidden size.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers.cache_utils import Cache, CacheLayerMixin
+
+from model_store.decoders.language_model import AppendOnlyLayer, LanguageModel
 
 _NOT_ENTERED = -1
-
-
-class _AppendOnlyLayer(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one layer in a buffer that is allocated ahead."""
-
-    is_croppable = False
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        users, heads, _, key_size = key_states.shape
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = key_states.new_empty(users, heads, self.capacity, key_size)
-        self.values = value_states.new_empty(users, heads, self.capacity, value_states.shape[-1])
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[2]
-        if end > self.capacity:
-            self._grow(end)
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def _grow(self, capacity: int) -> None:
-        # Rare: users of a batch entered their beams in different passes.
-        missing = (0, 0, 0, capacity - self.capacity)
-        self.keys, self.values = functional.pad(self.keys, missing), functional.pad(self.values, missing)
-        self.capacity = capacity
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return self.capacity
 
 
 class TreePass:
@@ -72,28 +25,26 @@ class TreePass:
     beams it is asked for, and nothing of the others.
 
     Args:
-        model: the causal language model, in eval mode.
+        model: the language model.
         prompts_UT: token ids, padded on the right with any id; int64 [U, T].
         lengths_U: real tokens of each prompt; int64 [U].
         slots: positions likely to be needed beyond the prompt, all levels together.
     """
 
-    def __init__(self, model: Any, prompts_UT: Tensor, lengths_U: Tensor, slots: int) -> None:
-        self._trunk = model.base_model
+    def __init__(self, model: LanguageModel, prompts_UT: Tensor, lengths_U: Tensor, slots: int) -> None:
+        self._model = model
         self._lengths_U = lengths_U
         users, width = prompts_UT.shape
-        layers = model.config.get_text_config().num_hidden_layers
-        self._cache = Cache(layers=[_AppendOnlyLayer(width + slots) for _ in range(layers)])
-        self._prompt_visible_UT = torch.arange(width, device=prompts_UT.device)[None] < lengths_U[:, None]
+        self._cache = [AppendOnlyLayer(width + slots) for _ in range(model.layers)]
+        places_UT = torch.arange(width, device=prompts_UT.device).expand(users, width)
+        self._prompt_visible_UT = places_UT < lengths_U[:, None]
         # Of each beam the tokens below the prompt, one a level, and the slots they were computed in.
         self._tokens_UBD = prompts_UT.new_empty(users, 1, 0)
         self._slots_UBD = prompts_UT.new_empty(users, 1, 0)
         self._entered = 0
 
         # Causal attention with the padding on the right: no real position ever looks at a padded one.
-        hidden_UTH: Tensor = self._trunk(
-            input_ids=prompts_UT, past_key_values=self._cache, use_cache=True
-        ).last_hidden_state
+        hidden_UTH = model.hidden(prompts_UT, places_UT, None, self._cache)
         self.prompt_hidden_UH = hidden_UTH[torch.arange(users, device=prompts_UT.device), lengths_U - 1]
 
     def follow(self, parents_UB: Tensor, tokens_UB: Tensor) -> None:
@@ -139,13 +90,9 @@ class TreePass:
         tree_visible = torch.zeros(users, width, self._entered, dtype=torch.bool, device=device)
         tree_visible.scatter_(2, way_USD, True)
         visible = torch.cat([self._prompt_visible_UT[:, None].expand(-1, width, -1), tree_visible], dim=2)
-        hidden_USH: Tensor = self._trunk(
-            input_ids=self._tokens_UBD.flatten(1).gather(1, steps_US),
-            attention_mask=visible[:, None],
-            position_ids=self._lengths_U[:, None] + level_US,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
+        hidden_USH = self._model.hidden(
+            self._tokens_UBD.flatten(1).gather(1, steps_US), self._lengths_U[:, None] + level_US, visible, self._cache
+        )
         # A beam that is wanted has just been entered, or was when it was wanted before.
         last_UB = (self._slots_UBD[:, :, -1] - (self._entered - width)).clamp(min=0)
         found_UBH = hidden_USH.gather(1, last_UB[:, :, None].expand(-1, -1, hidden_USH.shape[2]))
@@ -153,12 +100,12 @@ class TreePass:
 
 
 def whole_tree(
-    model: Any, prompts_UT: Tensor, lengths_U: Tensor, levels: Sequence[tuple[Tensor, Tensor]]
+    model: LanguageModel, prompts_UT: Tensor, lengths_U: Tensor, levels: Sequence[tuple[Tensor, Tensor]]
 ) -> list[Tensor]:
     """The hidden states of all levels from a single pass: the last of each prompt, [U, 1, H], then [U, B, H] a level.
 
     Args:
-        model: the causal language model, in eval mode.
+        model: the language model.
         prompts_UT: token ids, padded on the right with any id; int64 [U, T].
         lengths_U: real tokens of each prompt; int64 [U].
         levels: of each level below the prompt the token ids, and which slot of the level before each one continues (of
@@ -182,11 +129,7 @@ def whole_tree(
         visible[:, own, own] = torch.eye(size, dtype=torch.bool, device=device)
         positions.append((lengths_U + depth)[:, None].expand(users, size))
         begin, above = begin + size, own
-    hidden = model.base_model(
-        input_ids=torch.cat([prompts_UT, *(tokens_UB for tokens_UB, _ in levels)], dim=1),
-        attention_mask=visible[:, None],
-        position_ids=torch.cat(positions, dim=1),
-        use_cache=False,
-    ).last_hidden_state
+    tokens = torch.cat([prompts_UT, *(tokens_UB for tokens_UB, _ in levels)], dim=1)
+    hidden = model.hidden(tokens, torch.cat(positions, dim=1), visible, None)
     prompt_end = hidden[torch.arange(users, device=device), lengths_U - 1]
-    return [prompt_end[:, None], *hidden[:, width:].split(sizes, dim=1)]
+    return [prompt_end[:, None], *torch.split(hidden[:, width:], sizes, dim=1)]

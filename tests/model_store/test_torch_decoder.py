@@ -24,6 +24,7 @@ from transformers import (
 
 from model_store.code_tokens import CodeTokens
 from model_store.decoders import torch_decoder
+from model_store.decoders.language_model import HuggingFaceModel
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import DecoderUnusable
@@ -70,7 +71,9 @@ class World:
         self.prompts = PromptEncoder.create(TOKENIZER, self.tokens, self.codes, max_history=20)
         self.model = model.eval()
         self.score = score
-        self.decoder = TorchDecoder(model, self.tokens, self.prompts, self.trie, batch_size=4, score=score)
+        self.decoder = TorchDecoder(
+            HuggingFaceModel(model), self.tokens, self.prompts, self.trie, batch_size=4, score=score
+        )
 
     def brute_force(self, history, query=None):
         prompt = self.prompts.sequential(history) if query is None else self.prompts.query(history, query)
