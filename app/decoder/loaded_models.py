@@ -280,12 +280,7 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
     if engine == "vllm":
         from model_store.decoders.vllm_decoder import VLLMDecoder
 
-        decoder = VLLMDecoder(
-            bundle,
-            beam_width=settings.beam_width,
-            kv_cache_gib=settings.kv_cache_gib,
-            max_concurrent=settings.batch,
-        )
+        decoder = VLLMDecoder(bundle, batch_size=settings.batch)
         try:
             return LoadedModel(bundle, decoder, legal_mass=_check_vllm(decoder, bundle))
         except BaseException:

@@ -34,8 +34,6 @@ class DecodeQueue(Generic[Model]):
         run: decodes a batch of requests of one model.
         limit: decodes that may wait.
         batch: decodes handed over together.
-        runners: batches that run at the same time.
-        cancellable: whether cancelling `run` frees the engine; if so a batch that nobody waits for any more is.
         metrics: what is counted.
     """
 
@@ -45,15 +43,11 @@ class DecodeQueue(Generic[Model]):
         *,
         limit: int,
         batch: int,
-        runners: int,
-        cancellable: bool,
         metrics: DecoderMetrics,
     ) -> None:
         self._run = run
         self._limit = limit
         self._batch = batch
-        self._runners = runners
-        self._cancellable = cancellable
         self._metrics = metrics
         self._waiting: deque[_Job[Model]] = deque()
         self._arrived = asyncio.Event()
@@ -88,11 +82,6 @@ class DecodeQueue(Generic[Model]):
 
     async def work(self) -> None:
         """Run the engine until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._runners):
-                group.create_task(self._serve_batches())
-
-    async def _serve_batches(self) -> None:
         while True:
             while not (batch := self._take()):
                 self._arrived.clear()
@@ -122,13 +111,6 @@ class DecodeQueue(Generic[Model]):
             self._metrics.beams.inc(job.request.width)
         self._metrics.batch_size.observe(len(batch))
         run = asyncio.ensure_future(self._run(batch[0].model, [job.request for job in batch]))
-
-        def stop_when_nobody_waits(_: "asyncio.Future[list[Decoded]]") -> None:
-            if self._cancellable and all(job.answer.cancelled() for job in batch):
-                run.cancel()
-
-        for job in batch:
-            job.answer.add_done_callback(stop_when_nobody_waits)
         try:
             await asyncio.wait([run])
         except asyncio.CancelledError:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -32,9 +31,6 @@ from app.problems import BodyTooLarge, Problem
 from model_store.bundle import ModelStore
 from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.vllm_engine import EngineDied
-
-if TYPE_CHECKING:
-    from model_store.decoders.vllm_decoder import VLLMDecoder
 
 _MAX_BODY_BYTES = 8 << 20
 _MAX_DEADLINE_MS = 120_000
@@ -59,14 +55,8 @@ class DecodeService:
         self._poll_s = settings.active_poll_ms / 1000
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        together = engine == "torch"
         self._queue: DecodeQueue[LoadedModel] = DecodeQueue(
-            self._run_torch if together else self._run_vllm,
-            limit=settings.queue,
-            batch=settings.batch if together else 1,
-            runners=1 if together else settings.batch,
-            cancellable=not together,
-            metrics=metrics,
+            self._run, limit=settings.queue, batch=settings.batch, metrics=metrics
         )
 
     async def run(self) -> None:
@@ -125,13 +115,9 @@ class DecodeService:
             _logger.exception("decode failed")
             raise DecodeFailed from error
 
-    async def _run_torch(self, model: LoadedModel, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
+    async def _run(self, model: LoadedModel, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, model.decoder.decode, requests)
-
-    async def _run_vllm(self, model: LoadedModel, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
-        decoder = cast("VLLMDecoder", model.decoder)
-        return [await asyncio.wrap_future(decoder.submit(request)) for request in requests]
 
     async def _follow_active(self) -> None:
         """Keep the store's active version loaded, so that a switch finds it warm."""

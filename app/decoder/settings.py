@@ -39,18 +39,13 @@ class DecoderSettings(BaseSettings):
         description="What runs the model. auto: vLLM where it is installed and there is a GPU, else torch.",
     )
     queue: int = Field(default=64, ge=1, description="Decodes that may wait; more are refused with 429.")
-    batch: int = Field(
-        default=8, ge=1, le=256, description="Waiting decodes that are taken together (torch), or run at once (vLLM)."
-    )
+    batch: int = Field(default=8, ge=1, le=256, description="Waiting decodes that go through the model together.")
     beam_width: int = Field(
         default=50,
         ge=1,
         le=1000,
         validation_alias="TESSERA_BEAM_WIDTH",
-        description="Beams the API usually asks for; sizes the vLLM engine and the warm-up.",
-    )
-    kv_cache_gib: float = Field(
-        default=1.0, gt=0, description="Memory of the vLLM engine for keys and values, per loaded version."
+        description="Beams the API usually asks for; the warm-up decodes with as many.",
     )
     keep_versions: int = Field(
         default=2, ge=1, le=8, description="Versions kept loaded, so that a switch or a rollback costs no waiting."

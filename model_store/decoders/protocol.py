@@ -29,6 +29,9 @@ class DecodeRequest:
         query: what the user asks for in words; None for the next item of the history.
         candidates: item indices; int32 [K], any order, duplicates allowed. Only these are ranked, each by its exact
             score, without a beam. None for the whole catalogue.
+
+    Raises:
+        ValueError: there is neither a history nor a query.
     """
 
     history: NDArray[np.int32]
@@ -38,6 +41,10 @@ class DecodeRequest:
     eligible: EligibleItems | None = None
     query: str | None = None
     candidates: NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        if self.query is None and len(self.history) == 0:
+            raise ValueError("without a query, a history must hold at least one item")
 
     @property
     def width(self) -> int:
@@ -84,14 +91,8 @@ class Decoder(Protocol):
         """Give back the engine's memory and processes."""
 
 
-def render(prompts: PromptEncoder, history: NDArray[np.int32], query: str | None) -> NDArray[np.int32]:
-    """The prompt of one decode.
-
-    Raises:
-        ValueError: there is neither a history nor a query.
-    """
-    if query is not None:
-        return prompts.query(history, query)
-    if len(history) == 0:
-        raise ValueError("without a query, a history must hold at least one item")
-    return prompts.sequential(history)
+def render(prompts: PromptEncoder, request: DecodeRequest) -> NDArray[np.int32]:
+    """The prompt of one decode."""
+    if request.query is not None:
+        return prompts.query(request.history, request.query)
+    return prompts.sequential(request.history)

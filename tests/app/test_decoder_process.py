@@ -245,7 +245,7 @@ def test_it_listens_to_this_machine_alone_unless_told_otherwise(monkeypatch: pyt
 
 
 def test_settings_survive_the_way_to_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = decoder_settings(store=Path("/models"), engine="torch", threads=3, kv_cache_gib=0.5, beam_width=7)
+    chosen = decoder_settings(store=Path("/models"), engine="torch", threads=3, beam_width=7)
     for name, value in chosen.to_environment().items():
         monkeypatch.setenv(name, value)
     assert decoder_settings() == chosen

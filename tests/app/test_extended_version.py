@@ -201,7 +201,7 @@ async def test_vllm_starts_one_engine_for_a_line_of_versions(store: Path, bundle
         return {child.pid for child in running if "resource_tracker" not in " ".join(child.cmdline())}
 
     before = engines()
-    settings = DecoderSettings(store=store, batch=4, beam_width=10, kv_cache_gib=0.25, keep_versions=1)
+    settings = DecoderSettings(store=store, batch=4, beam_width=10, keep_versions=1)
     models = LoadedModels(ModelStore(store), settings, "vllm", DecoderMetrics())
     await models.get("tiny-1")
     started = engines() - before

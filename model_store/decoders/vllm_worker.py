@@ -1,0 +1,101 @@
+"""What runs inside vLLM's own worker process, given to vLLM as `worker_extension_cls`.
+
+vLLM mixes the class into its worker and makes the methods callable by name; their names must not be any of vLLM's.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_store.decoders.vllm_wire import RequestReader, unpack_items
+from model_store.errors import TesseraError
+
+if TYPE_CHECKING:
+    from model_store.decoders.torch_decoder import TorchDecoder
+
+_POLL_S = 1.0
+_VERSIONS_KEPT = 8
+
+
+class VLLMWorkerExtension:
+    """Decodes versions that share the worker's language model; the versions used last stay open."""
+
+    def tessera_end_with(self, process_id: int) -> None:
+        """Kill this worker, and so its engine, once that process is gone.
+
+        vLLM notices when a child dies, not when its parent does; without this a killed decoder leaves an engine that
+        holds its memory for ever.
+        """
+        threading.Thread(target=_watch, args=(process_id,), name="lifeline", daemon=True).start()
+
+    def tessera_open(self, folder: str, batch_size: int | None) -> str | None:
+        """Open a version; why it cannot be decoded, or None."""
+        try:
+            self._tessera_version(folder, batch_size)
+        except TesseraError as error:
+            return str(error)
+        return None
+
+    def tessera_decode(
+        self, folder: str, batch_size: int | None, requests: Sequence[dict[str, Any]], masks: Sequence[bytes]
+    ) -> list[list[tuple[int, float]]]:
+        """See `protocol.Decoder.decode`; as `vllm_wire` packs requests."""
+        decoder, reader = self._tessera_version(folder, batch_size)
+        answers = decoder.decode(reader.read(requests, masks))
+        return [[(one.item, one.score) for one in answer] for answer in answers]
+
+    def tessera_score_items(
+        self, folder: str, batch_size: int | None, history: bytes, items: bytes, query: str | None
+    ) -> list[float]:
+        """See `protocol.Decoder.score_items`."""
+        decoder, _ = self._tessera_version(folder, batch_size)
+        scores: list[float] = decoder.score_items(unpack_items(history), unpack_items(items), query).tolist()
+        return scores
+
+    def tessera_legal_mass(self, folder: str, batch_size: int | None, history: bytes, item: int) -> list[float]:
+        """See `TorchDecoder.legal_mass`."""
+        decoder, _ = self._tessera_version(folder, batch_size)
+        masses: list[float] = decoder.legal_mass(unpack_items(history), item).tolist()
+        return masses
+
+    def _tessera_version(self, folder: str, batch_size: int | None) -> "tuple[TorchDecoder, RequestReader]":
+        from model_store.bundle import ModelStore
+        from model_store.decoders.torch_decoder import TorchDecoder
+        from model_store.decoders.vllm_model import VLLMModel
+
+        # The worker's class is vLLM's, so there is no constructor to make this in.
+        versions: OrderedDict[str, tuple[TorchDecoder, RequestReader]]
+        versions = self.__dict__.setdefault("_tessera_versions", OrderedDict())
+        if folder in versions:
+            versions.move_to_end(folder)
+            return versions[folder]
+        path = Path(folder)
+        # Whoever started the engine has verified the files.
+        bundle = ModelStore(path.parent).open(path.name, skip=("",))
+        if versions:
+            decoder = next(iter(versions.values()))[0].for_version(bundle)
+        else:
+            decoder = TorchDecoder.of_bundle(bundle, VLLMModel(self), batch_size=batch_size)
+        versions[folder] = decoder, RequestReader(bundle.trie)
+        if len(versions) > _VERSIONS_KEPT:
+            versions.popitem(last=False)
+        return versions[folder]
+
+
+def _watch(process_id: int) -> None:
+    while _lives(process_id):
+        time.sleep(_POLL_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _lives(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
