@@ -32,6 +32,7 @@ from model_store.collaborative.configs import EncoderConfig, SASRecConfig
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.collaborative.encoder_files import build_encoder
 from model_store.errors import TesseraError
+from model_store.float32_products import use_fast_float32_products
 from model_store.item_codes import ItemCodes
 from model_store.prefix_trie import PrefixTrie
 from model_store.prompts import MAX_INSTRUCTION_TOKENS, PromptEncoder
@@ -101,6 +102,7 @@ def train(run: Run, store: ModelStore) -> Bundle:
     """
     started = time.monotonic()
     keep_freed_memory()
+    use_fast_float32_products()
     split = leave_one_out(run.dataset)
     trained_items = int((_training_counts(run.dataset, split) > 0).sum())
     if trained_items < MIN_TRAINING_ITEMS or len(split.evaluation_cases("valid").targets) == 0:

@@ -26,6 +26,7 @@ from model_store.decoders.protocol import Decoded, DecodeRequest, render
 from model_store.decoders.tree_attention import TreePass, whole_tree
 from model_store.decoders.trie_tensors import TrieTensors
 from model_store.errors import DecoderUnusable
+from model_store.float32_products import use_fast_float32_products
 from model_store.prefix_trie import PrefixTrie
 from model_store.prompts import PromptEncoder
 
@@ -79,6 +80,7 @@ class TorchDecoder:
                 `HuggingFaceModel`.
         """
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        use_fast_float32_products()
         dtype = torch.bfloat16 if chosen.startswith("cuda") else torch.float32
         model = AutoModelForCausalLM.from_pretrained(
             bundle.llm_path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
