@@ -3,7 +3,7 @@
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.catalog import Catalog
@@ -23,6 +23,7 @@ from model_store.manifest import Manifest, describe_files
 from model_store.prompts import MARKERS, MAX_INSTRUCTION_TOKENS, PROMPT_VERSION
 
 _EMBEDDING_SIZE = 16
+_TINY = 128
 _CATEGORIES = ("Garden", "Kitchen", "Toys")
 WORDS = ("find:", "warm", "wool", "socks", "red", "garden", "chair", "for", "a", "small", "kitchen", "gift")
 """What the tokenizer of a tiny bundle knows besides codes; every other word is unknown to it."""
@@ -43,6 +44,8 @@ def build_tiny_bundle(
     activate: bool = True,
     data_fingerprint: str = "0" * 64,
     collaborative_weight: float = 0.0,
+    architecture: Literal["gpt-neox", "qwen3"] = "gpt-neox",
+    codes: NDArray[np.uint8] | None = None,
 ) -> Bundle:
     """Publish a bundle into the store folder.
 
@@ -53,18 +56,21 @@ def build_tiny_bundle(
         catalog: the items; made up when None.
         first_level: distinct codes of the first level, the root's children.
         max_history: items of a history that the model reads.
-        layers, hidden: size of the GPT-NeoX model; heads are 32 wide.
+        layers, hidden: size of the language model; heads are 32 wide, in a Qwen3 64.
         score: what the log-softmax of a level runs over.
         seed: codes, weights and vectors depend on nothing else.
         activate: whether the version becomes the active one.
         data_fingerprint: of the data it says it was trained on.
         collaborative_weight: share of its encoder, as random as its language model, in an item's score.
+        architecture: of the language model.
+        codes: the items' codes; made up when None.
     """
     random = np.random.default_rng(seed)
     if catalog is None:
         catalog = _catalog(random, items)
     items = len(catalog)
-    codes = random_codes(random, items, first_level)
+    if codes is None:
+        codes = random_codes(random, items, first_level)
     model_store = ModelStore(store)
     with model_store.publishing(version) as (folder, publish):
         pq.write_table(catalog.to_table(), folder / "items.parquet")
@@ -80,7 +86,9 @@ def build_tiny_bundle(
             save_encoder(folder / name, _encoder(items, max_history, seed))
         # A history, an instruction after it, and the code it asks for.
         positions = (max_history + 1) * len(LEVEL_LETTERS) + MAX_INSTRUCTION_TOKENS + len(MARKERS)
-        write_tiny_llm(folder / "llm", layers=layers, hidden=hidden, positions=positions, seed=seed)
+        write_tiny_llm(
+            folder / "llm", layers=layers, hidden=hidden, positions=positions, seed=seed, architecture=architecture
+        )
         bundle = publish(
             Manifest(
                 version=version,
@@ -139,27 +147,39 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def write_tiny_llm(folder: Path, *, layers: int, hidden: int, positions: int, seed: int) -> None:
-    """Save a GPT-NeoX checkpoint with random weights, and its tokenizer."""
+def write_tiny_llm(
+    folder: Path,
+    *,
+    layers: int,
+    hidden: int,
+    positions: int,
+    seed: int,
+    architecture: Literal["gpt-neox", "qwen3"] = "gpt-neox",
+) -> None:
+    """Save a checkpoint with random weights, and its tokenizer."""
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        intermediate_size=2 * hidden,
-        max_position_embeddings=positions,
-        tie_word_embeddings=True,
-        bos_token_id=2,
-        eos_token_id=2,
-        pad_token_id=1,
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "max_position_embeddings": positions,
+        "tie_word_embeddings": True,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
         # Larger than a trained model's: near-uniform scores would only rank rounding errors.
-        initializer_range=0.3,
-    )
+        "initializer_range": 0.3 if hidden <= _TINY else 2.5 / hidden**0.5,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GPTNeoXForCausalLM(config)
+        model: Any
+        if architecture == "gpt-neox":
+            heads = {"num_attention_heads": hidden // 32, "intermediate_size": 2 * hidden}
+            model = GPTNeoXForCausalLM(GPTNeoXConfig(**shape, **heads))
+        else:
+            heads = {"num_attention_heads": hidden // 32, "num_key_value_heads": hidden // 64, "head_dim": 64}
+            model = Qwen3ForCausalLM(Qwen3Config(**shape, **heads, intermediate_size=4 * hidden))
     model.save_pretrained(folder)
 
 

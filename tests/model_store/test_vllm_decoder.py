@@ -239,6 +239,25 @@ def test_self_check_compares_with_the_reference_and_reports_the_legal_mass(
         decoder.self_check(TorchDecoder.from_bundle(other_weights))
 
 
+def test_layers_that_vllm_writes_itself_are_decoded_like_those_it_takes_from_transformers(tmp_path: Path) -> None:
+    """Qwen3 is vLLM's own code, with grouped heads; the GPT-NeoX of the other tests is not."""
+    bundle = build_tiny_bundle(tmp_path, items=ITEMS, first_level=200, architecture="qwen3", collaborative_weight=0.3)
+    theirs = TorchDecoder.from_bundle(bundle, device="cpu")
+    ours = VLLMDecoder(bundle, batch_size=2)
+    try:
+        assert ours.self_check(theirs).largest_difference < 1e-3
+        requests = [
+            DecodeRequest(history=history, n=12, beam_width=20, excluded=history, query=query)
+            for history in HISTORIES
+            for query in (None, "warm wool socks")
+        ]
+        for found, expected in zip(ours.decode(requests), theirs.decode(requests), strict=True):
+            assert [one.item for one in found] == [one.item for one in expected]
+            np.testing.assert_allclose([one.score for one in found], [one.score for one in expected], atol=1e-3)
+    finally:
+        ours.close()
+
+
 _SCORE_AND_WAIT = """
 import sys, time, numpy as np
 from pathlib import Path
