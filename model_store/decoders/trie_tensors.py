@@ -11,6 +11,11 @@ from torch import Tensor
 from model_store.prefix_trie import PrefixTrie
 
 
+def gathered(values: Tensor, places: Tensor) -> Tensor:
+    """`values[places]` for a flat array, some times faster on a CPU."""
+    return values.index_select(0, places.flatten()).view(places.shape)
+
+
 class NodeArray:
     """One array of the trie, kept as narrow as it is stored and read as int64, which is what indexes.
 
@@ -22,7 +27,7 @@ class NodeArray:
         self._values_M = torch.as_tensor(values_M, device=device)
 
     def __getitem__(self, nodes: Tensor) -> Tensor:
-        return self._values_M[nodes].long()
+        return gathered(self._values_M, nodes).long()
 
     @property
     def nbytes(self) -> int:
