@@ -74,15 +74,15 @@ class TrieLoss:
             # Children are contiguous, so a child's column is its distance from the first one.
             hard_P = -log_probs_PC.gather(-1, (own_P - self._trie.first_child[parents_P])[:, None])[:, 0]
             if teacher_PN is not None and level < DISTILLED_LEVELS:
-                mass_PC = self._mass_of_children(teacher_PN, parents_P, level, real_PC.shape[1])
+                mass_PC = self._mass_of_children(teacher_PN, parents_P, level)
                 hard_P = _with_teacher(hard_P, log_probs_PC, real_PC, mass_PC, weight)
             total = total + hard_P
             parents_P = own_P
         return total
 
-    def _mass_of_children(self, teacher_PN: Tensor, parents_P: Tensor, level: int, widest: int) -> Tensor:
-        """What the teacher finds below each child of nodes of one level; float32 [P, C], C the widest family."""
-        mass_PC = teacher_PN.new_zeros(len(parents_P), widest)
+    def _mass_of_children(self, teacher_PN: Tensor, parents_P: Tensor, level: int) -> Tensor:
+        """What the teacher finds below each child of nodes of one level; float32 [P, C]."""
+        mass_PC = teacher_PN.new_zeros(len(parents_P), self._trie.widest(level))
         if level == 0:
             # Every item lies below the root. In one pass over them: this is most of what a teacher costs.
             return mass_PC.index_add_(1, self._paths_NL[:, 0] - 1, teacher_PN)

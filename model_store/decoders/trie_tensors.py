@@ -1,6 +1,6 @@
 """The prefix trie on a torch device: what the decoder and the training loss look children up in.
 
-Shapes: U and B are any two batch dimensions, C the largest number of children among the nodes asked for, M nodes.
+Shapes: U and B are any two batch dimensions, C the largest number of children at that depth, M nodes.
 """
 
 import numpy as np
@@ -44,24 +44,19 @@ class TrieTensors:
         self.leaf_begin = NodeArray(trie.leaf_begin, device)
         self.leaf_end = NodeArray(trie.leaf_end, device)
         self._offsets = [torch.arange(count, device=device) for count in trie.max_children]
-        # Reading a width back from an accelerator makes the host wait, which costs more than padding does there.
-        self._fits_width = device.type == "cpu"
 
     @property
     def nbytes(self) -> int:
         """Memory of all arrays on their device."""
         return sum(array.nbytes for array in (self.first_child, self.token, self.leaf_begin, self.leaf_end))
 
-    def children(self, nodes_UB: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """Children of nodes of one depth: node numbers and which are real, [U, B, C].
+    def widest(self, depth: int) -> int:
+        """C, the largest number of children of a node of this depth."""
+        return len(self._offsets[depth])
 
-        Padded to the widest family among these nodes, or among all of the depth on an accelerator: the widest of a
-        large catalogue is some times wider than most, and rarely among those that a batch follows.
-        """
+    def children(self, nodes_UB: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """Children of nodes of one depth, padded to the widest family: node numbers and which are real, [U, B, C]."""
         first_UB1, end_UB1 = self.first_child[nodes_UB][:, :, None], self.first_child[nodes_UB + 1][:, :, None]
-        offsets_C = self._offsets[depth]
-        if self._fits_width and nodes_UB.numel():
-            offsets_C = offsets_C[: int((end_UB1 - first_UB1).max())]
-        children_UBC = first_UB1 + offsets_C
+        children_UBC = first_UB1 + self._offsets[depth]
         real_UBC = children_UBC < end_UB1
         return torch.where(real_UBC, children_UBC, first_UB1), real_UBC
