@@ -84,12 +84,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Lines to draw (see `line_chart.draw`): by name, their points from left to right."""
+    """Lines to draw (see `line_chart.draw`), in a panel for each title: by name, their points from left to right."""
 
-    title: str
     x: str
     y: str
-    lines: Mapping[str, Sequence[tuple[float, Spread]]]
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Spread]]]]
 
 
 @dataclass(slots=True)

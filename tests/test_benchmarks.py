@@ -95,11 +95,11 @@ def test_a_spread_in_other_units():
 
 def test_a_chart_names_its_lines_and_is_the_same_file_each_time(tmp_path):
     points = [(10.0, Spread(2.0, 1.0, 4.0)), (1000.0, Spread(3.0, 2.5, 3.5))]
-    chart = Chart("Time by size", "items", "ms", {"decode": points, "constraint": points[:1]})
+    chart = Chart("items", "ms", {"whole": {"free": points}, "part": {"free": points, "filtered": points[:1]}})
     for name in ("a.svg", "b.svg"):
         draw(chart, tmp_path / name)
     drawn = (tmp_path / "a.svg").read_text()
-    assert all(text in drawn for text in ("Time by size", "items", "ms", "decode", "constraint"))
+    assert all(text in drawn for text in ("items", "ms", "whole", "part", "free", "filtered"))
     assert drawn == (tmp_path / "b.svg").read_text()
 
 
