@@ -82,6 +82,15 @@ class Table:
     rows: Sequence[Sequence[object]]
 
 
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Lines to draw (see `line_chart.draw`), in a panel for each title: by name, their points from left to right."""
+
+    x: str
+    y: str
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Spread]]]]
+
+
 @dataclass(slots=True)
 class Report:
     """What a benchmark found."""
@@ -89,6 +98,7 @@ class Report:
     tables: list[Table] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    chart: Chart | None = None
 
 
 def run(file: str, docstring: str | None, measure: Callable[[bool], Report]) -> None:
@@ -98,12 +108,15 @@ def run(file: str, docstring: str | None, measure: Callable[[bool], Report]) -> 
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=headline)
     parser.add_argument("--quick", action="store_true", help="smaller and shorter: within 50 seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the chart, where the benchmark has one, as SVG")
     asked = parser.parse_args()
     about = machine()
     begin = perf_counter()
     # Libraries that greet on stdout must not get between the reader and the object.
     with contextlib.redirect_stdout(sys.stderr):
         report = measure(asked.quick)
+    if asked.plot is not None:
+        _plot(report, asked.plot)
     if asked.json:
         print(json.dumps({"benchmark": name, "machine": about, "claims": [asdict(c) for c in report.claims]}))
         return
@@ -182,6 +195,16 @@ def rendered(report: Report) -> Iterable[str]:
     rows = [(c.claim, f"{number(c.value)} {c.unit}", c.target, "holds" if c.holds else "MISSED") for c in report.claims]
     yield ""
     yield from _aligned([("claim", "measured", "target", ""), *rows])
+
+
+def _plot(report: Report, path: Path) -> None:
+    if report.chart is None:
+        print("this benchmark has no chart: nothing is drawn", file=sys.stderr)
+        return
+    # Imported here: it takes a second, and only this needs it.
+    from benchmarks.line_chart import draw
+
+    draw(report.chart, path)
 
 
 def _aligned(rows: Sequence[Sequence[object]]) -> Iterable[str]:

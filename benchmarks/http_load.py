@@ -1,10 +1,11 @@
 """A small HTTP/1.1 load generator in a process of its own: raw sockets, one request in flight per connection.
 
-    python -m benchmarks.http_load PORT CONNECTIONS SECONDS USERS MARKER
+    python -m benchmarks.http_load PORT CONNECTIONS SECONDS USERS MARKER [BODIES]
 
-Asks for `/recommend/user-0` to `/recommend/user-{USERS-1}` in turn over keep-alive connections and prints one JSON
-object: requests answered, how many of the answers lacked MARKER, latencies in microseconds (p50, p95, p99), seconds,
-and the share of one core it used itself. An answer that is no 200 ends it with an error.
+Asks for `/recommend/user-0` to `/recommend/user-{USERS-1}` in turn over keep-alive connections, or posts the first
+USERS lines of the file BODIES to `/recommend`, and prints one JSON object: requests answered, how many of the answers
+lacked MARKER, latencies in microseconds (p50, p95, p99), seconds, and the share of one core it used itself. An answer
+that is no 200 ends it with an error.
 
 Plain sockets and a selector, because an HTTP library in Python costs more than the server it would measure. A closed
 loop: with C connections the server always has at most C requests to work on. Connections stay open, and what is sent
@@ -18,7 +19,9 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.server_process import ROOT
 
@@ -32,7 +35,7 @@ class Load:
 
     Attributes:
         requests: answers received.
-    unexpected: those among them without the marker: a wrong answer must not pass for a fast one.
+        unexpected: those among them without the marker: a wrong answer must not pass for a fast one.
         seconds: from the first counted request to the last answer.
         p50_us, p95_us, p99_us: time from sending a request to having its whole answer.
         busy: share of one core the generator used; near 1, it and not the server is measured.
@@ -52,9 +55,9 @@ class Load:
         return self.requests / self.seconds
 
 
-def load(port: int, *, connections: int, seconds: float, users: int, marker: str) -> Load:
+def load(port: int, *, connections: int, seconds: float, users: int, marker: str, bodies: Path | None = None) -> Load:
     """Run the generator in its own process."""
-    arguments = (str(port), str(connections), str(seconds), str(users), marker)
+    arguments = (str(port), str(connections), str(seconds), str(users), marker, *([str(bodies)] if bodies else []))
     command = [sys.executable, "-m", "benchmarks.http_load", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -62,8 +65,8 @@ def load(port: int, *, connections: int, seconds: float, users: int, marker: str
     return Load(**json.loads(done.stdout))
 
 
-def _generate(port: int, connections: int, duration_s: float, users: int, marker: bytes) -> Load:
-    requests = [f"GET /recommend/user-{user} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() for user in range(users)]
+def _generate(port: int, connections: int, duration_s: float, requests: Sequence[bytes], marker: bytes) -> Load:
+    users = len(requests)
     clock = time.perf_counter_ns
     took_ns = array("q")
     sent = unexpected = 0
@@ -103,6 +106,15 @@ def _generate(port: int, connections: int, duration_s: float, users: int, marker
     return Load(len(ordered), unexpected, seconds, p50, p95, p99, busy)
 
 
+def _get(user: int) -> bytes:
+    return f"GET /recommend/user-{user} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+
+
+def _post(body: bytes) -> bytes:
+    head = "POST /recommend HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: "
+    return f"{head}{len(body)}\r\n\r\n".encode() + body
+
+
 def _receive(connection: socket.socket, marker: bytes) -> bool:
     """Read one whole answer; tells whether the marker is in it."""
     answer = connection.recv(_RECEIVE_BYTES)
@@ -125,6 +137,11 @@ def _more(connection: socket.socket) -> bytes:
 
 
 if __name__ == "__main__":
-    port, connections, duration, users, marker = sys.argv[1:]
-    found = _generate(int(port), int(connections), float(duration), int(users), marker.encode())
+    port, connections, duration, users, marker, *bodies = sys.argv[1:]
+    requests = (
+        [_post(body) for body in Path(bodies[0]).read_bytes().splitlines()[: int(users)]]
+        if bodies
+        else [_get(user) for user in range(int(users))]
+    )
+    found = _generate(int(port), int(connections), float(duration), requests, marker.encode())
     print(json.dumps({name: getattr(found, name) for name in Load.__slots__}))

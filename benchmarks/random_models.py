@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from model_store.item_codes import CODEBOOK_SIZE, ItemCodes
+from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS, ItemCodes
 
 _LOGIT_STD = 2.5
 """With the usual start all items would score alike and rounding would rank them."""
@@ -26,6 +26,26 @@ def random_codes(count: int) -> ItemCodes:
         axis=1,
     ).astype(np.uint8)
     return ItemCodes(random.permutation(np.unique(drawn[: count + count // 50], axis=0))[:count])
+
+
+def skewed_codes(count: int) -> ItemCodes:
+    """Codes for catalogues of any size: every level's entries differ in how often they are used, up to some ten times.
+
+    Families grow with the catalogue, as learned ones must: the second level's fill up to all 256, the fourth's stay
+    small.
+    """
+    random = np.random.default_rng(0)
+    weights = random.gamma(2.0, size=(len(LEVEL_LETTERS) - 1, CODEBOOK_SIZE))
+    packed = np.empty(0, dtype=np.uint32)
+    while len(packed) < count:
+        drawn = random.integers(0, CODEBOOK_SIZE, count + count // 10, dtype=np.uint32)
+        for level, weight in enumerate(weights, start=1):
+            entries = random.choice(CODEBOOK_SIZE, len(drawn), p=weight / weight.sum())
+            drawn |= entries.astype(np.uint32) << np.uint32(8 * level)
+        packed = np.sort(np.concatenate([packed, drawn]))
+        packed = packed[np.flatnonzero(np.diff(packed, prepend=~packed[:1]))]
+    chosen = random.permutation(packed)[:count].astype(">u4")
+    return ItemCodes(chosen.view(np.uint8).reshape(count, len(LEVEL_LETTERS)))
 
 
 def scratch_model(*, hidden: int, layers: int, vocabulary: int) -> Any:

@@ -9,7 +9,7 @@ Related: Su et al., "Vectorizing the Trie" (STATIC, arXiv:2602.22647) keeps tran
 ranges beside them, because a range plus one prefix sum answers "is any *eligible* item below this node" for any filter.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -128,10 +128,13 @@ class EligibleItems:
     Attributes:
         counts: int32 [N + 1]; counts[k] is the number of eligible items among the first k leaves.
         mask: bool [N], by item index.
+        on_devices: `counts` as engines have put it on their devices, by the device's name: once for each, and gone
+            with the filter. Empty where nothing decodes.
     """
 
     counts: NDArray[np.int32]
     mask: NDArray[np.bool_]
+    on_devices: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_mask(cls, trie: PrefixTrie, mask: NDArray[np.bool_]) -> "EligibleItems":

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness
-from benchmarks.harness import Claim, Spread
+from benchmarks.harness import Chart, Claim, Spread
+from benchmarks.line_chart import draw
 
 ROOT = Path(__file__).parents[1]
 # Names with an underscore are helpers.
@@ -90,6 +91,16 @@ def test_a_spread_in_other_units():
     assert spread.times(1000) == Spread(500.0, 250.0, 1000.0)
     assert spread.per_second(2) == Spread(4.0, 2.0, 8.0)
     assert str(spread) == "0.5 (0.25..1)"
+
+
+def test_a_chart_names_its_lines_and_is_the_same_file_each_time(tmp_path):
+    points = [(10.0, Spread(2.0, 1.0, 4.0)), (1000.0, Spread(3.0, 2.5, 3.5))]
+    chart = Chart("items", "ms", {"whole": {"free": points}, "part": {"free": points, "filtered": points[:1]}})
+    for name in ("a.svg", "b.svg"):
+        draw(chart, tmp_path / name)
+    drawn = (tmp_path / "a.svg").read_text()
+    assert all(text in drawn for text in ("items", "ms", "whole", "part", "free", "filtered"))
+    assert drawn == (tmp_path / "b.svg").read_text()
 
 
 @pytest.mark.parametrize(
