@@ -3,9 +3,11 @@
 Measured, on one CPU core in float32: `TorchDecoder` on one batch of 16 users with 50 items of history, 20 beams, top
 20, what they have seen left out, for catalogues of 10 thousand to 10 million items (to a million with --quick) with
 codes of skewed frequency, on one random GPT-NeoX of the shape of `scratch:small`; without a filter and with one that
-leaves 1 % of the items. Every list is checked: 20 distinct items, each eligible, none seen. Beside it the constraint
-alone: the same walk down the same trie with random logits and no model, in its parts. Sizes and sides take turns, and
-ratios are taken within a turn, so that what else the machine does meets both.
+leaves 1 % of the items. Every list is checked: 20 distinct items, each eligible, none seen. Scores run over the whole
+vocabulary, so that every size computes every beam; with the usual scores beams whose next code is certain are left out,
+of which a small catalogue has more: those decodes are timed beside, without a filter. And the constraint alone: the
+same walk down the same trie with random logits and no model, in its parts. Sizes and sides take turns, and ratios are
+taken within a turn, so that what else the machine does meets both.
 Floor: the same batch through the model with no constraint at all, prompts and beams as wide: what is above it is the
 constraint's. The trie's branching grows with the catalogue, to at most 256 children a node, so that the part alone
 grows by a bounded factor; what must not happen is work for every item.
@@ -47,7 +49,8 @@ _CLOSED = float("-inf")
 _TIMES_SMALL = 1.10
 _TIMES_UNFILTERED = 1.05
 
-_FREE, _FILTERED = "no filter", "1 % eligible"
+_FREE, _FILTERED, _USUAL = "no filter", "1 % eligible", "usual scores"
+_SIDES = (_FREE, _FILTERED, _USUAL)
 _PARTS = ("children", "scores", "open nodes", "top-k")
 _MODEL = "model alone"
 
@@ -62,7 +65,12 @@ class Catalogue:
         ids = _TEXT_TOKENS + np.arange(_LEVELS * CODEBOOK_SIZE, dtype=np.int32)
         tokens = CodeTokens(ids.reshape(_LEVELS, CODEBOOK_SIZE))
         prompts = PromptEncoder((1,), tokens.of_items(codes), max_history=_HISTORY)
-        self.decoder = TorchDecoder(HuggingFaceModel(model), tokens, prompts, self.trie, batch_size=_USERS)
+        wrapped = HuggingFaceModel(model)
+        usual, every_beam = (
+            TorchDecoder(wrapped, tokens, prompts, self.trie, batch_size=_USERS, score=score)
+            for score in ("children", "vocabulary")
+        )
+        self.decoders = {_FREE: every_beam, _FILTERED: every_beam, _USUAL: usual}
         self.tensors = TrieTensors(self.trie, _CPU)
         histories = [random.integers(0, size, _HISTORY).astype(np.int32) for _ in range(_USERS)]
         eligible = EligibleItems.from_mask(self.trie, random.random(size) < _ELIGIBLE_SHARE)
@@ -71,13 +79,13 @@ class Catalogue:
                 DecodeRequest(history=history, n=_BEAMS, beam_width=_BEAMS, excluded=history, eligible=chosen)
                 for history in histories
             ]
-            for name, chosen in ((_FREE, None), (_FILTERED, eligible))
+            for name, chosen in ((_FREE, None), (_FILTERED, eligible), (_USUAL, None))
         }
 
     def assert_full(self, name: str) -> None:
         """Every user of that side gets a whole list of items that may be shown."""
         requests = self.requests[name]
-        for request, answer in zip(requests, self.decoder.decode(requests), strict=True):
+        for request, answer in zip(requests, self.decode(name), strict=True):
             items = {one.item for one in answer}
             allowed = request.eligible is None or request.eligible.mask[sorted(items)].all()
             if len(answer) != _BEAMS or len(items) != _BEAMS or not allowed or items & set(request.excluded.tolist()):
@@ -85,7 +93,7 @@ class Catalogue:
 
     def decode(self, name: str) -> list[list[Decoded]]:
         """The whole decode of that side's batch."""
-        return self.decoder.decode(self.requests[name])
+        return self.decoders[name].decode(self.requests[name])
 
     @torch.inference_mode()
     def constrain(self, name: str, logits: Sequence[torch.Tensor]) -> dict[str, float]:
@@ -141,7 +149,7 @@ def measure(quick: bool) -> Report:
     for size in _QUICK_SIZES if quick else _SIZES:
         harness.progress(f"{size:,} items")
         catalogues[size] = Catalogue(size, model)
-        for name in (_FREE, _FILTERED):
+        for name in _SIDES:
             catalogues[size].assert_full(name)
     harness.progress("taking turns")
     return _report(catalogues, *_timed(catalogues, model, 11 if quick else 41))
@@ -168,8 +176,10 @@ def _timed(
         return sum(parts[size, name][-1].values())
 
     sides: dict[str, Callable[[], float]] = {_MODEL: lambda: harness.seconds(lambda: _model_alone(model))}
-    for size, name in itertools.product(catalogues, (_FREE, _FILTERED)):
+    for size, name in itertools.product(catalogues, _SIDES):
         sides[f"{size}, {name}, decode"] = lambda size=size, name=name: decode(size, name)
+        if name == _USUAL:
+            continue
         sides[f"{size}, {name}, constraint"] = lambda size=size, name=name: constrain(size, name)
     harness.interleaved(sides, 1)
     decodes.clear()
@@ -225,7 +235,9 @@ def _report(
         for size in sorted({_LARGE, largest})
     ]
     panels = {
-        title: {name: [(size, values[size, name]) for size in catalogues] for name in (_FREE, _FILTERED)}
+        title: {
+            name: [(size, values[size, name]) for size in catalogues] for name in _SIDES if (_SMALL, name) in values
+        }
         for title, values in ((f"one decode of {_USERS} users", decode_ms), ("the constraint alone", sums_ms))
     }
     return Report(
@@ -234,7 +246,7 @@ def _report(
                 f"one decode of {_USERS} users: ms, median (min..max), and against {_SMALL:,} items in the same turn",
                 (
                     "items",
-                    *(f"{name}{suffix}" for name in (_FREE, _FILTERED) for suffix in (", ms", ", x")),
+                    *(f"{name}{suffix}" for name in _SIDES for suffix in (", ms", ", x")),
                     "filter, x",
                 ),
                 [
@@ -242,7 +254,7 @@ def _report(
                         f"{size:,}",
                         *itertools.chain.from_iterable(
                             (decode_ms[size, name], _ratio(decodes[size, name], decodes[_SMALL, name]))
-                            for name in (_FREE, _FILTERED)
+                            for name in _SIDES
                         ),
                         _ratio(decodes[size, _FILTERED], decodes[size, _FREE]),
                     )

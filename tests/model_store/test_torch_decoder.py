@@ -76,13 +76,17 @@ class World:
         )
 
     def brute_force(self, history, query=None):
+        return self.brute_force_levels(history, query).sum(axis=1)
+
+    def brute_force_levels(self, history, query=None):
+        """What each level of each item's code adds to its score."""
         prompt = self.prompts.sequential(history) if query is None else self.prompts.query(history, query)
         items = len(self.codes)
         whole = np.concatenate([np.repeat(prompt[None], items, 0), self.prompts.item_tokens_NL], axis=1)
         with torch.no_grad():
             logits = self.model(input_ids=torch.from_numpy(whole.astype(np.int64))).logits[:, len(prompt) - 1 : -1]
         codes = self.codes.codes_NL
-        scores = np.zeros(items)
+        scores = np.zeros((items, 4))
         for item in range(items):
             for level in range(4):
                 if self.score == "vocabulary":
@@ -91,7 +95,9 @@ class World:
                     siblings = codes[(codes[:, :level] == codes[item, :level]).all(axis=1), level]
                     tokens = self.tokens.ids_LC[level][np.unique(siblings)]
                 log_probs = logits[item, level, torch.from_numpy(tokens.astype(np.int64))].log_softmax(-1)
-                scores[item] += log_probs[np.searchsorted(tokens, self.prompts.item_tokens_NL[item, level])].item()
+                scores[item, level] = log_probs[
+                    np.searchsorted(tokens, self.prompts.item_tokens_NL[item, level])
+                ].item()
         return scores
 
 
@@ -251,6 +257,60 @@ def questions(draw, items):
         "query": query,
         "mask": draw(st.none() | st.lists(st.booleans(), min_size=items, max_size=items)),
     }
+
+
+def plain_beam_search(world, request):
+    """Prefixes and their scores in a dict, level by level."""
+    added = world.brute_force_levels(request.history, request.query)
+    closed = set(request.excluded.tolist())
+    if request.eligible is not None:
+        closed |= set(np.flatnonzero(~request.eligible.mask).tolist())
+    codes = [tuple(code) for code in world.codes.codes_NL.tolist()]
+    kept = {(): 0.0}
+    for level in range(4):
+        reached = {
+            code[: level + 1]: kept[code[:level]] + added[item, level]
+            for item, code in enumerate(codes)
+            if item not in closed and code[:level] in kept
+        }
+        kept = dict(sorted(reached.items(), key=lambda pair: -pair[1])[: request.width])
+    return [(codes.index(code), score) for code, score in kept.items()][: request.n]
+
+
+@given(codes=catalogues(), score=st.sampled_from(["children", "vocabulary"]), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_beam_of_any_width_keeps_what_a_plain_beam_search_keeps(neox, codes, score, data):
+    world = World(neox.model, score=score, codes=codes)
+    asked = data.draw(st.lists(questions(len(codes)), min_size=1, max_size=6))
+    requests = []
+    for question in asked:
+        mask = question.pop("mask")
+        eligible = None if mask is None else EligibleItems.from_mask(world.trie, np.array(mask))
+        width = data.draw(st.integers(1, 12))
+        requests.append(DecodeRequest(beam_width=width, eligible=eligible, **question | {"candidates": None}))
+    for request, answer in zip(requests, world.decoder.decode(requests), strict=True):
+        expected = plain_beam_search(world, request)
+        assert [decoded.item for decoded in answer] == [item for item, _ in expected]
+        np.testing.assert_allclose([decoded.score for decoded in answer], [one for _, one in expected], atol=1e-3)
+
+
+def test_a_million_beams_end_at_items_that_may_be_shown(neox):
+    rng = np.random.default_rng(7)
+    width, beams = 60, 0
+    while beams < 1_000_000:
+        requests = []
+        for history in histories(64, seed=beams):
+            mask = rng.random(ITEMS) < rng.choice([0.05, 0.5, 0.95])
+            eligible = EligibleItems.from_mask(neox.trie, mask)
+            requests.append(
+                DecodeRequest(history=history, n=width, beam_width=width, excluded=history, eligible=eligible)
+            )
+        for request, answer in zip(requests, neox.decoder.decode(requests), strict=True):
+            allowed = set(np.flatnonzero(request.eligible.mask).tolist()) - set(request.history.tolist())
+            items = [decoded.item for decoded in answer]
+            assert len(items) == len(set(items)) == min(width, len(allowed))
+            assert allowed.issuperset(items)
+        beams += 4 * width * len(requests)
 
 
 @given(codes=catalogues(), score=st.sampled_from(["children", "vocabulary"]), data=st.data())
