@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.collaborative_score import CollaborativeScore
 from model_store.decoders.item_tree import item_tree
+from model_store.decoders.language_model import load_language_model
 from model_store.decoders.open_leaves import OpenLeaves
 from model_store.decoders.protocol import Decoded, DecodeRequest, render
 from model_store.decoders.tree_attention import TreePass, whole_tree
@@ -85,9 +86,7 @@ class TorchDecoder:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if chosen.startswith("cuda") else torch.float32
         tokenizer = AutoTokenizer.from_pretrained(bundle.llm_path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            bundle.llm_path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-        )
+        model = load_language_model(bundle, dtype)
         code_tokens = CodeTokens.from_vocabulary(tokenizer, bundle.llm_path)
         prompts = PromptEncoder.create(tokenizer, code_tokens, bundle.item_codes, bundle.manifest.max_history)
         needed = prompts.max_length + bundle.trie.levels

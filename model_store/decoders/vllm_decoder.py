@@ -66,14 +66,25 @@ class VLLMDecoder:
         beam_width: beams that requests usually ask for; sizes the engine, larger requests still work.
         kv_cache_gib: memory for keys and values.
         max_concurrent: users decoded at once; more wait.
+        max_adapters: where the bundle's language model has an adapter: how many versions that differ in nothing else
+            are decoded together.
 
     Raises:
-        DecoderUnusable: vLLM is not installed, cannot run the checkpoint, or the checkpoint is not a Tessera model.
+        DecoderUnusable: vLLM is not installed, cannot run the checkpoint or its adapter, or the checkpoint is not a
+            Tessera model.
     """
 
     name = "vllm"
 
-    def __init__(self, bundle: Bundle, *, beam_width: int, kv_cache_gib: float = 1.0, max_concurrent: int = 4) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        beam_width: int,
+        kv_cache_gib: float = 1.0,
+        max_concurrent: int = 4,
+        max_adapters: int = 1,
+    ) -> None:
         self._trie = bundle.trie
         self._normalised = bundle.manifest.score == "children"
         self._source = bundle.llm_path
@@ -92,11 +103,25 @@ class VLLMDecoder:
             # Not what this trie needs: another version's may have larger families, see `for_version`.
             most_ids=CODEBOOK_SIZE,
             kv_cache_gib=kv_cache_gib,
+            adapter=bundle.adapter_path,
+            adapters_at_once=max_adapters,
         )
+        try:
+            self._adapter = self._engine.load_adapter(bundle)
+        except BaseException:
+            self._engine.close()
+            raise
 
     def for_version(self, bundle: Bundle) -> "VLLMDecoder":
-        """A decoder of another version with the same language model: both share one engine, which `close` ends."""
+        """A decoder of another version with the same base model: both share one engine, which `close` ends.
+
+        Raises:
+            DecoderUnusable: vLLM cannot use the version's adapter.
+            EngineDied: the engine's process ended.
+        """
         other = copy.copy(self)
+        other._source = bundle.llm_path
+        other._adapter = self._engine.load_adapter(bundle)
         item_tokens_NL = CodeTokens(self._code_ids_LC).of_items(bundle.item_codes)
         other._prompts = replace(self._prompts, item_tokens_NL=item_tokens_NL)
         other._trie = bundle.trie
@@ -222,7 +247,7 @@ class VLLMDecoder:
     async def _raw_log_probs(self, tokens: Sequence[int], node: int, depth: int) -> NDArray[np.float64]:
         children = self._trie.children(node)
         wanted = self._code_ids_LC[depth][self._trie.token[children.start : children.stop]].tolist()
-        return await self._engine.log_probs(tokens, wanted)
+        return await self._engine.log_probs(tokens, wanted, self._adapter)
 
     async def _score_items(
         self, request: DecodeRequest, prompt: list[int], items: NDArray[np.int32]

@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.bundle import Bundle
+from model_store.decoders.vllm_adapters import Adapters, refuses_adapters, unusable
 from model_store.decoders.vllm_lifeline import Lifeline
 from model_store.errors import DecoderUnusable
 
 _T = TypeVar("_T")
 _GIB = 1 << 30
 _CLOSE_TIMEOUT_S = 20.0
+_DEATH_POLL_S = 0.2
 # What one scheduling step computes at most; enough for several prompts, small enough that nobody waits long for it.
 _STEP_TOKENS = 4096
 # Prefix caching shares whole blocks only, so the smallest block a backend takes is the best one.
@@ -41,13 +44,23 @@ class VLLMEngine:
         max_sequences: sequences computed together; more wait.
         most_ids: the largest number of tokens one question will be about.
         kv_cache_gib: memory for keys and values.
+        adapter: folder of an adapter that questions may go with; then all of them must go with one of its kind.
+        adapters_at_once: different ones that are computed together.
 
     Raises:
         DecoderUnusable: vLLM is not installed, or cannot run this checkpoint.
     """
 
     def __init__(
-        self, checkpoint: Path, *, max_tokens: int, max_sequences: int, most_ids: int, kv_cache_gib: float
+        self,
+        checkpoint: Path,
+        *,
+        max_tokens: int,
+        max_sequences: int,
+        most_ids: int,
+        kv_cache_gib: float,
+        adapter: Path | None = None,
+        adapters_at_once: int = 1,
     ) -> None:
         # vLLM is configured by the environment alone here, and reads it when imported. What an operator set stays.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -66,6 +79,7 @@ class VLLMEngine:
             # Its processes inherit this. Even an eager engine would otherwise have g++ compile a few kernels at every
             # start, and a machine without a compiler could not start one at all.
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        self._adapters = None if adapter is None else Adapters(adapter, adapters_at_once)
         self._ids_at_once: int = MAX_LOGPROB_TOKEN_IDS
         self._request_numbers = itertools.count()
         self._in_flight = asyncio.Semaphore(2 * max_sequences)
@@ -88,12 +102,16 @@ class VLLMEngine:
             generation_config="vllm",
             disable_log_stats=True,
             worker_extension_cls=f"{Lifeline.__module__}.{Lifeline.__qualname__}",
+            **({} if self._adapters is None else self._adapters.engine_arguments),
         )
         try:
             self._engine: Any = self.submit(_start(arguments)).result()
         # vLLM raises whatever went wrong in its processes as it comes: ValueError, RuntimeError, its own.
         except Exception as error:
             self._stop_loop()
+            # Asked only now: it loads the model's code, which a process that is to start others should not.
+            if self._adapters is not None and (name := refuses_adapters(arguments)):
+                raise unusable(checkpoint, f"vLLM takes no adapters for {name}") from error
             raise DecoderUnusable(
                 f"{checkpoint}: vLLM cannot run it: {error}; its messages are above, and the torch engine may"
             ) from error
@@ -105,18 +123,38 @@ class VLLMEngine:
         """Run a coroutine in the engine's loop, from any thread. Cancelling the future takes its questions back."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def log_probs(self, tokens: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float64]:
+    def load_adapter(self, bundle: Bundle) -> Any:
+        """Load a version's adapter, and give what its questions go with; None where it has none.
+
+        Raises:
+            DecoderUnusable: vLLM cannot use it.
+            EngineDied: the engine is gone.
+        """
+        folder = bundle.adapter_path
+        if self._adapters is None or folder is None:
+            return None
+        adapter = self._adapters.request(bundle, folder)
+        try:
+            self.submit(self._load(adapter)).result()
+        except EngineDied:
+            raise
+        # vLLM hands on whatever went wrong in its processes as a plain Exception.
+        except Exception as error:
+            raise unusable(folder, f"vLLM cannot use this adapter: {error}") from error
+        return adapter
+
+    async def log_probs(self, tokens: Sequence[int], wanted: Sequence[int], adapter: Any = None) -> NDArray[np.float64]:
         """The log-probability, over the whole vocabulary, of each wanted token right after `tokens`.
 
-        float64, the length of `wanted`. Must run in the engine's loop (see `submit`).
+        float64, the length of `wanted`. Must run in the engine's loop (see `submit`). `adapter` is from `load_adapter`.
 
         Raises:
             EngineDied: the engine is gone.
         """
         chunks = [wanted[at : at + self._ids_at_once] for at in range(0, len(wanted), self._ids_at_once)]
         if len(chunks) == 1:
-            return await self._ask(list(tokens), chunks[0])
-        return np.concatenate(await gather([self._ask(list(tokens), chunk) for chunk in chunks]))
+            return await self._ask(list(tokens), chunks[0], adapter)
+        return np.concatenate(await gather([self._ask(list(tokens), chunk, adapter) for chunk in chunks]))
 
     def close(self) -> None:
         """End the engine's processes and its thread; calling it again does nothing."""
@@ -143,7 +181,17 @@ class VLLMEngine:
         if not self._thread.is_alive():
             self._loop.close()
 
-    async def _ask(self, tokens: list[int], wanted: Sequence[int]) -> NDArray[np.float64]:
+    async def _load(self, adapter: Any) -> None:
+        loading = asyncio.ensure_future(self._engine.add_lora(adapter))
+        # An engine that dies leaves such a call unanswered for ever.
+        while not (await asyncio.wait([loading], timeout=_DEATH_POLL_S))[0]:
+            if self._engine.errored:
+                loading.cancel()
+        if self._engine.errored:
+            raise EngineDied("the engine's process ended while it was given an adapter")
+        loading.result()
+
+    async def _ask(self, tokens: list[int], wanted: Sequence[int], adapter: Any) -> NDArray[np.float64]:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -160,7 +208,8 @@ class VLLMEngine:
             logprob_token_ids=list(wanted),
         )
         async with self._in_flight:
-            answers = self._engine.generate(tokens_input(tokens), parameters, str(next(self._request_numbers)))
+            number = str(next(self._request_numbers))
+            answers = self._engine.generate(tokens_input(tokens), parameters, number, lora_request=adapter)
             try:
                 async for answer in answers:
                     found = answer.outputs[0].logprobs

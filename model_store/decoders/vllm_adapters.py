@@ -1,0 +1,87 @@
+"""LoRA adapters as vLLM takes them: which ones an engine has room for, and how a request names its own."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from model_store.bundle import Bundle
+from model_store.errors import BundleCorrupt, DecoderUnusable
+from model_store.manifest import ADAPTER_WEIGHTS
+
+_MERGE = "train it again with training.lora.merge=true, or use the torch engine"
+
+
+class Adapters:
+    """The adapters of one engine.
+
+    Args:
+        folder: of one of them; the others have the same rank.
+        at_once: how many different ones may be computed together; requests of more take turns.
+
+    Raises:
+        BundleCorrupt: the adapter's configuration cannot be read.
+        DecoderUnusable: its rank is beyond what vLLM takes.
+    """
+
+    def __init__(self, folder: Path, at_once: int) -> None:
+        self._folder, self._at_once = folder, at_once
+        self._rank = _room_for(folder)
+        self._numbers = itertools.count(1)
+        self._number_of: dict[str, int] = {}
+
+    @property
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the engine must be told at its start."""
+        return {
+            "enable_lora": True,
+            "max_lora_rank": self._rank,
+            "max_loras": self._at_once,
+            # During a switch the new version is there before the old one goes.
+            "max_cpu_loras": self._at_once + 1,
+        }
+
+    def request(self, bundle: Bundle, folder: Path) -> Any:
+        """What each of a version's questions goes with (a `LoRARequest`).
+
+        Named after the content, because that is what vLLM keys its prefix cache by: keys and values that were computed
+        under one adapter are of no use to another.
+        """
+        from vllm.lora.request import LoRARequest
+
+        digest = bundle.manifest.files[ADAPTER_WEIGHTS].sha256
+        number = self._number_of.get(digest)
+        if number is None:
+            number = self._number_of[digest] = next(self._numbers)
+        # Its own folder, though an extension's is a copy of its base's: vLLM may want to read it again.
+        return LoRARequest(lora_name=digest, lora_int_id=number, lora_path=str(folder.resolve()))
+
+
+def refuses_adapters(arguments: Any) -> str | None:
+    """The architecture's name if vLLM cannot run it with an adapter; `arguments` are those of the engine."""
+    from vllm.model_executor.model_loader import get_model_architecture
+    from vllm.model_executor.models import supports_lora
+
+    model_class, name = get_model_architecture(arguments.create_engine_config().model_config)
+    return None if supports_lora(model_class) else str(name)
+
+
+def unusable(source: Path, what: str) -> DecoderUnusable:
+    """The error that tells how to get on without adapters in vLLM."""
+    return DecoderUnusable(f"{source}: {what}; {_MERGE}")
+
+
+def _room_for(folder: Path) -> int:
+    """The smallest rank that vLLM reserves room for and the adapter fits in."""
+    from vllm.config.lora import MaxLoRARanks
+
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BundleCorrupt(f"{path}: does not say the adapter's rank: {error!r}") from error
+    fitting = [room for room in get_args(MaxLoRARanks) if room >= rank]
+    if not fitting:
+        raise unusable(folder, f"vLLM takes adapters up to rank {max(get_args(MaxLoRARanks))}, this one has {rank}")
+    return int(min(fitting))
