@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model_store.catalog import Catalog
 from model_store.errors import BundleCorrupt, BundleNotFound
 from model_store.item_codes import ItemCodes
-from model_store.manifest import MANIFEST_NAME, Manifest, sha256_of
+from model_store.manifest import ADAPTER_FOLDER, ADAPTER_WEIGHTS, MANIFEST_NAME, Manifest, sha256_of
 from model_store.prefix_trie import PrefixTrie
 
 ACTIVE_NAME = "ACTIVE"
@@ -88,8 +88,21 @@ class Bundle:
 
     @property
     def llm_path(self) -> Path:
-        """The Hugging Face checkpoint and tokenizer."""
+        """The Hugging Face checkpoint and tokenizer; without what it has learned where that is in an adapter."""
         return self.path / "llm"
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """The folder of the LoRA adapter, as peft and vLLM read it; None where the checkpoint is the whole model.
+
+        Raises:
+            BundleCorrupt: the adapter's weights are in another format than safetensors; others may run code.
+        """
+        if ADAPTER_WEIGHTS in self.manifest.files:
+            return self.path / ADAPTER_FOLDER
+        if any(name.startswith(ADAPTER_FOLDER) for name in self.manifest.files):
+            raise BundleCorrupt(f"{self.path / ADAPTER_WEIGHTS}: missing; adapters are read from safetensors only")
+        return None
 
     @property
     def encoder_path(self) -> Path:

@@ -11,11 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from model_store.errors import BundleCorrupt, BundleNotFound, UnsupportedBundleFormat
 
-FORMAT_VERSION = 2
-FORMATS_READ = (1, 2)
-"""Format 2 is format 1 with `extends` and `cache_version`."""
+FORMAT_VERSION = 3
+FORMATS_READ = (1, 2, 3)
+"""Format 2 is format 1 with `extends` and `cache_version`; in format 3 the language model may have an adapter, which a
+reader of format 2 would leave out without a word."""
 MANIFEST_NAME = "manifest.json"
 LANGUAGE_MODEL_FOLDER = "llm/"
+ADAPTER_FOLDER = f"{LANGUAGE_MODEL_FOLDER}adapter/"
+ADAPTER_WEIGHTS = f"{ADAPTER_FOLDER}adapter_model.safetensors"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -79,12 +82,30 @@ class Manifest(BaseModel):
 
     def same_language_model(self, other: "Manifest") -> bool:
         """Whether one loaded language model serves both versions: the same files, read in the same way."""
-        return self._language_model == other._language_model
+        same_adapter = self.files.get(ADAPTER_WEIGHTS) == other.files.get(ADAPTER_WEIGHTS)
+        return same_adapter and self.same_base_model(other)
+
+    def same_base_model(self, other: "Manifest") -> bool:
+        """Whether one engine that is given the adapter with each request serves both versions.
+
+        Either has an adapter of the same configuration beside the same base weights, or neither has one: an adapter of
+        another rank would not fit, and vLLM's CPU backend computes what has none with another one's adapter.
+        """
+        return self._base_model == other._base_model
 
     @property
-    def _language_model(self) -> tuple[object, ...]:
+    def _base_model(self) -> tuple[object, ...]:
         files = {name: record for name, record in self.files.items() if name.startswith(LANGUAGE_MODEL_FOLDER)}
-        return files, self.score, self.prompt_version, self.max_history, self.code_levels, self.codebook_size
+        has_adapter = files.pop(ADAPTER_WEIGHTS, None) is not None
+        return (
+            files,
+            has_adapter,
+            self.score,
+            self.prompt_version,
+            self.max_history,
+            self.code_levels,
+            self.codebook_size,
+        )
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -108,7 +129,7 @@ class Manifest(BaseModel):
             raise BundleCorrupt(f"{path}: not a manifest ({len(text)} characters of something else)") from None
         if found not in FORMATS_READ:
             raise UnsupportedBundleFormat(
-                f"{path}: bundle format {found}, this Tessera reads {' and '.join(map(str, FORMATS_READ))}; "
+                f"{path}: bundle format {found}, this Tessera reads {', '.join(map(str, FORMATS_READ))}; "
                 "publish again with this version, or serve it with the one that wrote it"
             )
         try:

@@ -13,13 +13,14 @@ from model_store.bundle import Bundle, ModelStore
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.collaborative.encoder_files import save_encoder
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
-from model_store.manifest import Manifest, describe_files
+from model_store.manifest import ADAPTER_FOLDER, Manifest, describe_files
 from model_store.prompts import PROMPT_VERSION
 from offline.codes.code_report import write_code_report
 from offline.codes.export_quantizer import export_quantizer
 from offline.codes.joint_embedding import JointEncoder
 from offline.codes.quantization import Quantization
 from offline.interactions import Dataset
+from offline.language_model_training.low_rank import Adapter
 from offline.language_model_training.report import write_report
 from offline.recipe import Recipe
 from offline.run_record import library_versions
@@ -35,6 +36,7 @@ class TrainedModel:
     Attributes:
         popularity: events per item in training; float32 [N].
         teacher: the encoder that was distilled, where it is not the collaborative one.
+        adapter: what belongs beside the language model, where it is kept apart.
         tasks: families the language model was trained on beside the sequential one.
         joint_vectors: unit length; float32 [N, D].
         metrics: what was measured on the way.
@@ -47,6 +49,7 @@ class TrainedModel:
     joint_encoder: JointEncoder
     quantization: Quantization
     language_model: Any
+    adapter: Adapter | None
     tokenizer: Any
     tasks: tuple[str, ...]
     metrics: dict[str, Any]
@@ -67,6 +70,8 @@ def publish(store: ModelStore, version: str, dataset: Dataset, recipe: Recipe, m
         (folder / "llm").mkdir()
         model.language_model.save_pretrained(folder / "llm", safe_serialization=True)
         model.tokenizer.save_pretrained(folder / "llm")
+        if model.adapter is not None:
+            model.adapter.save(folder / ADAPTER_FOLDER)
         write_report(folder / "report", model.metrics["language_model"])
         write_code_report(folder / "report", dataset.catalog, model.popularity, model.quantization)
         return finish(

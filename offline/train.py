@@ -212,6 +212,7 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
         joint_encoder=joint_encoder,
         quantization=quantization,
         language_model=model,
+        adapter=trainer.adapter,
         tokenizer=tokenizer,
         tasks=tasks.families if tasks is not None else (),
         metrics={
@@ -220,7 +221,8 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
             "codes": quantization.report,
             "language_model": training,
             "language_model_validation": {name: value for name, value in best.items() if "@" in name},
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": sum(p.numel() for p in model.parameters())
+            + (trainer.adapter.parameters if trainer.adapter is not None else 0),
         },
     )
 

@@ -33,7 +33,14 @@ from model_store.prompts import PromptEncoder
 from offline.language_model import new_tokens
 from offline.language_model_training.checkpoint import Checkpoints, TrainingState
 from offline.language_model_training.epoch_totals import EpochTotals
-from offline.language_model_training.low_rank import LoraConfig, add_adapters, is_token_row, merge_adapters
+from offline.language_model_training.low_rank import (
+    Adapter,
+    LoraConfig,
+    add_adapters,
+    is_token_row,
+    merge_adapters,
+    take_out_adapters,
+)
 from offline.language_model_training.packed_forward import check_isolation
 from offline.language_model_training.step_loss import StepLoss, Teacher
 from offline.language_model_training.task_batches import TaskBatches
@@ -70,7 +77,7 @@ class TrainingConfig:
     items and a dozen examples: with a weight of 1 their noise alone costs a small model a third of its NDCG@10, and it
     learns the tasks less well too."""
     method: str = "full"
-    """`full`: train every weight; `lora`: adapters and the new tokens, merged when training is over."""
+    """`full`: train every weight; `lora`: adapters and the new tokens' rows."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     precision: str = "auto"
     """Of matrix products: `float32`, `bfloat16`, or `auto` for bfloat16 where a GPU has it. Weights are float32."""
@@ -85,6 +92,11 @@ class TrainingConfig:
         for name, choices in (("method", ("full", "lora")), ("precision", ("auto", "float32", "bfloat16"))):
             if getattr(self, name) not in choices:
                 raise TesseraError(f"training.{name} must be {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.method != "lora" and not self.lora.merge:
+            raise TesseraError(
+                f"training.lora.merge=false keeps adapters apart, and training.method={self.method} has none; "
+                "choose training.method=lora"
+            )
         if self.accumulate < 1:
             raise TesseraError(f"training.accumulate must be at least 1, not {self.accumulate}")
 
@@ -101,6 +113,9 @@ class LanguageModelTrainer:
         seed: of batches, tasks and dropout.
         tasks: examples of other tasks, or None for the sequential one alone.
         processes: those that train together, each with a trainer like this one.
+
+    Attributes:
+        adapter: after training with `training.lora.merge=false`, what belongs beside the model.
     """
 
     def __init__(
@@ -124,6 +139,7 @@ class LanguageModelTrainer:
         if tasks is not None:
             check_isolation(model)
         self._adapters = None
+        self.adapter: Adapter | None = None
         if config.method == "lora":
             self._adapters = add_adapters(model, self._new_token_ids(), config.lora, seed)
         self._step_loss = self._processes.parallel(
@@ -141,7 +157,10 @@ class LanguageModelTrainer:
         self._checkpoints = Checkpoints(folder, model, self._processes)
 
     def train(self, histories: Histories, validation: EvaluationCases) -> dict[str, Any]:
-        """Train; leaves the best epoch's weights in the model and returns what happened, for the manifest."""
+        """Train; returns what happened, for the manifest.
+
+        The best epoch's weights are left in the model, less the adapter where that is kept apart (see `adapter`).
+        """
         config = self._config
         pieces = windows(histories, self._prompts.max_history)
         count = batches_per_epoch(pieces, config.items_per_batch, config.item_dropout)
@@ -165,7 +184,10 @@ class LanguageModelTrainer:
                 advance(1, f"loss {record['loss']:.3f}, best validation NDCG@10 {max(state.best_ndcg, 0):.4f}")
         self._checkpoints.load_best()
         if self._adapters is not None:
-            merge_adapters(self._model, self._adapters)
+            if config.lora.merge:
+                merge_adapters(self._model, self._adapters)
+            else:
+                self.adapter = take_out_adapters(self._model, self._adapters)
         self._model.eval()
         self._processes.wait()
         return {"best_epoch": state.best_epoch, "epochs": state.epoch, "curve": state.curve}

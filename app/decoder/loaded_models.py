@@ -22,8 +22,9 @@ from app.decoder.settings import DecoderSettings
 from app.structured_logging import FIELDS
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.protocol import Decoder, DecodeRequest
+from model_store.decoders.vllm_engine import EngineDied
 from model_store.errors import BundleNotFound, DecoderUnusable, TesseraError
-from model_store.manifest import LANGUAGE_MODEL_FOLDER
+from model_store.manifest import LANGUAGE_MODEL_FOLDER, Manifest
 from model_store.prefix_trie import EligibleItems
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class VersionUnusable(Exception):
 
 @dataclass(eq=False)
 class SharedEngine:
-    """The language model that one or several versions decode with.
+    """The language model that one or several versions decode with; in vLLM each may have an adapter of its own.
 
     Attributes:
         holders: versions that need it open; it is closed when the last lets go.
@@ -220,7 +221,7 @@ class LoadedModels:
 
     async def _open(self, version: str) -> LoadedModel:
         manifest = await asyncio.to_thread(self._store.manifest, version)
-        like = next((one for one in self._loaded.values() if one.bundle.manifest.same_language_model(manifest)), None)
+        like = next((one for one in self._loaded.values() if self._can_share(one.bundle.manifest, manifest)), None)
         if like is None:
             model = await asyncio.to_thread(open_model, self._store, version, self._settings, self._engine)
             model.engine.holders += 1
@@ -229,9 +230,18 @@ class LoadedModels:
         like.engine.holders += 1
         try:
             return await asyncio.to_thread(open_sharing, self._store, version, like)
+        except EngineDied:
+            # Found out here, because nobody may ask for the versions that shared it any more.
+            self._retire(like)
+            self.discard(like)
+            return await self._open(version)
         except BaseException:
             self._retire(like)
             raise
+
+    def _can_share(self, loaded: Manifest, wanted: Manifest) -> bool:
+        # vLLM is given the adapter with each request; torch has merged it into its copy of the model.
+        return loaded.same_base_model(wanted) if self._engine == "vllm" else loaded.same_language_model(wanted)
 
     def _remember_unusable(self, version: str, message: str) -> None:
         self._unusable.pop(version, None)
@@ -280,7 +290,7 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
     if engine == "vllm":
         from model_store.decoders.vllm_decoder import VLLMDecoder
 
-        decoder = VLLMDecoder(bundle, batch_size=settings.batch)
+        decoder = VLLMDecoder(bundle, batch_size=settings.batch, max_adapters=settings.keep_versions)
         try:
             return LoadedModel(bundle, decoder, legal_mass=_check_vllm(decoder, bundle))
         except BaseException:
@@ -300,13 +310,19 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
 def open_sharing(store: ModelStore, version: str, like: LoadedModel) -> LoadedModel:
     """Open a version whose language model another one has in memory, warm and checked already. Takes no model's time.
 
+    With an adapter of its own it is checked as if it were the first, on the engine that runs.
+
     Raises:
-        TesseraError: the bundle is missing or damaged.
+        TesseraError: the bundle is missing or damaged, or vLLM cannot use its adapter.
     """
-    # The files of the language model are not read, so their digests need not be.
-    bundle = store.open(version, skip=(*_UNREAD_FOLDERS, LANGUAGE_MODEL_FOLDER))
-    decoder = cast("TorchDecoder | VLLMDecoder", like.decoder).for_version(bundle)
-    return LoadedModel(bundle, decoder, like.engine, like.legal_mass)
+    checked = like.bundle.manifest.same_language_model(store.manifest(version))
+    # The files of a language model that is in memory are not read, so their digests need not be.
+    bundle = store.open(version, skip=(*_UNREAD_FOLDERS, LANGUAGE_MODEL_FOLDER) if checked else _UNREAD_FOLDERS)
+    if checked:
+        decoder = cast("TorchDecoder | VLLMDecoder", like.decoder).for_version(bundle)
+        return LoadedModel(bundle, decoder, like.engine, like.legal_mass)
+    with_adapter = cast("VLLMDecoder", like.decoder).for_version(bundle)
+    return LoadedModel(bundle, with_adapter, like.engine, _check_vllm(with_adapter, bundle))
 
 
 def _check_vllm(decoder: "VLLMDecoder", bundle: Bundle) -> tuple[float, ...]:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
+from model_store.decoders.checkpoint import load_language_model
 from model_store.decoders.collaborative_score import CollaborativeScore
 from model_store.decoders.item_tree import TreeLevel, item_tree
 from model_store.decoders.language_model import HuggingFaceModel, LanguageModel
@@ -32,7 +33,7 @@ from model_store.prompts import PromptEncoder
 
 _CLOSED = float("-inf")
 # Items of one user in one pass: attention is computed between all their nodes, seen or not.
-_SCORED_TOGETHER = 256
+SCORED_TOGETHER = 256
 
 
 class TorchDecoder:
@@ -82,9 +83,7 @@ class TorchDecoder:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         use_fast_float32_products()
         dtype = torch.bfloat16 if chosen.startswith("cuda") else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(
-            bundle.llm_path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-        )
+        model = load_language_model(bundle, dtype)
         decoder = cls.of_bundle(bundle, HuggingFaceModel(model.to(chosen)), batch_size=batch_size)
         needed = decoder._prompts.max_length + bundle.trie.levels
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -242,8 +241,8 @@ class TorchDecoder:
     ) -> list[NDArray[np.float64]]:
         """The score of each user's items."""
         parts = [
-            self._score_trees(prompts, [some[start : start + _SCORED_TOGETHER] for some in items])
-            for start in range(0, max(map(len, items)), _SCORED_TOGETHER)
+            self._score_trees(prompts, [some[start : start + SCORED_TOGETHER] for some in items])
+            for start in range(0, max(map(len, items)), SCORED_TOGETHER)
         ]
         scores = [np.concatenate(mine) for mine in zip(*parts, strict=True)] or [np.empty(0) for _ in items]
         opinions = self._collaborative.opinions(requests) if self._collaborative else None

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
+from model_store.decoders.torch_decoder import SCORED_TOGETHER
 from model_store.decoders.vllm_engine import VLLMEngine
 from model_store.decoders.vllm_wire import pack_items, pack_requests
 from model_store.errors import DecoderUnusable
@@ -51,7 +52,8 @@ class VLLMDecoder:
 
     Args:
         bundle: the published version.
-        batch_size: users per forward pass; None for what `TorchDecoder` finds fit for the device.
+        batch_size: users per forward pass.
+        max_adapters: versions with an adapter of their own, on the same base, that the engine keeps ready.
 
     Raises:
         DecoderUnusable: vLLM is not installed, cannot run the checkpoint, or the checkpoint is not a Tessera model.
@@ -59,14 +61,22 @@ class VLLMDecoder:
 
     name = "vllm"
 
-    def __init__(self, bundle: Bundle, *, batch_size: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, batch_size: int = 8, max_adapters: int = 1) -> None:
         self._bundle = bundle
         self._batch_size = batch_size
         tokenizer = AutoTokenizer.from_pretrained(bundle.llm_path, local_files_only=True)
         code_tokens = CodeTokens.from_vocabulary(tokenizer, bundle.llm_path)
         prompts = PromptEncoder.create(tokenizer, code_tokens, bundle.item_codes, bundle.manifest.max_history)
-        # vLLM refuses a model that reads fewer.
-        self._engine = VLLMEngine(bundle.llm_path, max_tokens=prompts.max_length + bundle.trie.levels)
+        max_tokens = prompts.max_length + bundle.trie.levels
+        self._engine = VLLMEngine(
+            bundle.llm_path,
+            # vLLM refuses a model that reads fewer.
+            max_tokens=max_tokens,
+            adapter=bundle.adapter_path,
+            adapters_at_once=max_adapters,
+            # The largest pass scores as many given items as go together, each with all nodes of its way.
+            tokens_at_once=batch_size * (max_tokens + SCORED_TOGETHER * bundle.trie.levels),
+        )
         try:
             self._open()
         except BaseException:
@@ -74,7 +84,12 @@ class VLLMDecoder:
             raise
 
     def for_version(self, bundle: Bundle) -> "VLLMDecoder":
-        """A decoder of another version with the same language model: both share one engine, which `close` ends."""
+        """A decoder of another version with the same base model: both share one engine, which `close` ends.
+
+        Raises:
+            DecoderUnusable: vLLM cannot use the version's adapter.
+            EngineDied: the engine's process ended.
+        """
         other = copy.copy(self)
         other._bundle = bundle
         other._open()
@@ -128,13 +143,13 @@ class VLLMDecoder:
         self._engine.close()
 
     @property
-    def _version(self) -> tuple[str, int | None]:
+    def _version(self) -> tuple[str, int]:
         return str(self._bundle.path), self._batch_size
 
     def _open(self) -> None:
         refused = self._engine.call("tessera_open", *self._version)
         if refused is not None:
-            raise DecoderUnusable(f"{self._bundle.llm_path}: {refused}; the torch engine may run it")
+            raise DecoderUnusable(f"{self._bundle.llm_path}: {refused}")
 
     def _sample_histories(self) -> list[NDArray[np.int32]]:
         """One short history, one of full length, and lengths between; the same ones every time."""

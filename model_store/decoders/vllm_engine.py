@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from transformers import AutoConfig
 
+from model_store.decoders.vllm_adapters import engine_arguments, refuses_adapters, unusable
 from model_store.decoders.vllm_worker import VLLMWorkerExtension
 from model_store.errors import DecoderUnusable
 
@@ -36,12 +37,23 @@ class VLLMEngine:
     Args:
         checkpoint: a Hugging Face checkpoint; its tokenizer is not used.
         max_tokens: the longest sequence.
+        adapter: folder of an adapter that passes may go with; then all of them must go with one of its kind.
+        adapters_at_once: different ones that are kept ready.
+        tokens_at_once: of the largest pass with an adapter.
 
     Raises:
         DecoderUnusable: vLLM is not installed, or cannot run this checkpoint.
     """
 
-    def __init__(self, checkpoint: Path, *, max_tokens: int) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        max_tokens: int,
+        adapter: Path | None = None,
+        adapters_at_once: int = 1,
+        tokens_at_once: int = 0,
+    ) -> None:
         # vLLM is configured by the environment alone here, and reads it when imported. What an operator set stays.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -59,6 +71,7 @@ class VLLMEngine:
             # start, and a machine without a compiler could not start one at all.
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         cache_bytes = _cache_bytes(checkpoint, max_tokens)
+        for_adapters = {} if adapter is None else engine_arguments(adapter, adapters_at_once)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-engine", daemon=True)
         self._thread.start()
@@ -70,17 +83,22 @@ class VLLMEngine:
             enforce_eager=True,
             max_model_len=max_tokens,
             max_num_seqs=1,
-            max_num_batched_tokens=max_tokens,
+            # vLLM has room for the adapters' places of so many tokens.
+            max_num_batched_tokens=max_tokens if adapter is None else max(max_tokens, tokens_at_once),
             kv_cache_memory_bytes=cache_bytes,
             generation_config="vllm",
             disable_log_stats=True,
             worker_extension_cls=f"{VLLMWorkerExtension.__module__}.{VLLMWorkerExtension.__qualname__}",
+            **for_adapters,
         )
         try:
             self._engine: Any = self._submit(_start(arguments)).result()
         # vLLM raises whatever went wrong in its processes as it comes: ValueError, RuntimeError, its own.
         except Exception as error:
             self._stop_loop()
+            # Asked only now: it loads the model's code, which a process that is to start others should not.
+            if adapter is not None and (name := refuses_adapters(arguments)):
+                raise unusable(checkpoint, f"vLLM takes no adapters for {name}") from error
             raise DecoderUnusable(
                 f"{checkpoint}: vLLM cannot run it: {error}; its messages are above, and the torch engine may"
             ) from error

@@ -31,13 +31,15 @@ class VLLMModel:
 
     Args:
         worker: vLLM's, which holds one model whole.
+        adapter: what every pass goes with (see `vllm_adapters.adapter_of`), or None.
 
     Raises:
         DecoderUnusable: the model attends in a way that a mask does not express, is split over several workers, or its
             logits are not a plain projection of the last hidden state.
     """
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, adapter: Any = None) -> None:
+        self._runner, self._adapter = worker.model_runner, adapter
         self._config = worker.vllm_config
         self._model = worker.model_runner.get_model()
         self.device: torch.device = worker.device
@@ -59,6 +61,9 @@ class VLLMModel:
         """See `LanguageModel`."""
         users, length = tokens_UT.shape
         tokens, positions = tokens_UT.flatten(), positions_UT.flatten()
+        if self._adapter is not None:
+            number = self._adapter.lora_int_id
+            self._runner._set_active_loras((number,), (number,) * len(tokens), {self._adapter})
         with (
             _attending(self._attention, users, visible_UTK, cache),
             # What vLLM compiled knows its own attention only.
@@ -75,8 +80,8 @@ class VLLMModel:
 
     def normaliser(self, hidden_UBH: Tensor) -> Tensor:
         """See `LanguageModel`."""
-        logits = [self._model.compute_logits(rows) for rows in hidden_UBH]
-        return torch.stack([rows.float().logsumexp(-1, keepdim=True) for rows in logits])
+        vocabulary = torch.arange(self._config.model_config.get_vocab_size(), device=self.device)
+        return torch.stack([self.logits(rows, vocabulary).logsumexp(-1, keepdim=True) for rows in hidden_UBH])
 
     @torch.inference_mode()
     def _check_head(self) -> None:

@@ -9,17 +9,27 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_store.decoders.vllm_adapters import adapter_of, unusable
 from model_store.decoders.vllm_wire import RequestReader, unpack_items
 from model_store.errors import TesseraError
+from model_store.manifest import Manifest
 
 if TYPE_CHECKING:
     from model_store.decoders.torch_decoder import TorchDecoder
 
 _POLL_S = 1.0
 _VERSIONS_KEPT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    decoder: "TorchDecoder"
+    reader: RequestReader
+    manifest: Manifest
 
 
 class VLLMWorkerExtension:
@@ -33,55 +43,60 @@ class VLLMWorkerExtension:
         """
         threading.Thread(target=_watch, args=(process_id,), name="lifeline", daemon=True).start()
 
-    def tessera_open(self, folder: str, batch_size: int | None) -> str | None:
+    def tessera_open(self, folder: str, batch_size: int) -> str | None:
         """Open a version; why it cannot be decoded, or None."""
         try:
             self._tessera_version(folder, batch_size)
         except TesseraError as error:
-            return str(error)
+            return f"{error}; the torch engine may run it"
+        # What vLLM raises at an adapter that it cannot use is as it comes.
+        except Exception as error:
+            return f"{unusable(Path(folder), f'vLLM cannot use this version: {error!r}')}"
         return None
 
     def tessera_decode(
-        self, folder: str, batch_size: int | None, requests: Sequence[dict[str, Any]], masks: Sequence[bytes]
+        self, folder: str, batch_size: int, requests: Sequence[dict[str, Any]], masks: Sequence[bytes]
     ) -> list[list[tuple[int, float]]]:
         """See `protocol.Decoder.decode`; as `vllm_wire` packs requests."""
-        decoder, reader = self._tessera_version(folder, batch_size)
-        answers = decoder.decode(reader.read(requests, masks))
+        version = self._tessera_version(folder, batch_size)
+        answers = version.decoder.decode(version.reader.read(requests, masks))
         return [[(one.item, one.score) for one in answer] for answer in answers]
 
     def tessera_score_items(
-        self, folder: str, batch_size: int | None, history: bytes, items: bytes, query: str | None
+        self, folder: str, batch_size: int, history: bytes, items: bytes, query: str | None
     ) -> list[float]:
         """See `protocol.Decoder.score_items`."""
-        decoder, _ = self._tessera_version(folder, batch_size)
+        decoder = self._tessera_version(folder, batch_size).decoder
         scores: list[float] = decoder.score_items(unpack_items(history), unpack_items(items), query).tolist()
         return scores
 
-    def tessera_legal_mass(self, folder: str, batch_size: int | None, history: bytes, item: int) -> list[float]:
+    def tessera_legal_mass(self, folder: str, batch_size: int, history: bytes, item: int) -> list[float]:
         """See `TorchDecoder.legal_mass`."""
-        decoder, _ = self._tessera_version(folder, batch_size)
+        decoder = self._tessera_version(folder, batch_size).decoder
         masses: list[float] = decoder.legal_mass(unpack_items(history), item).tolist()
         return masses
 
-    def _tessera_version(self, folder: str, batch_size: int | None) -> "tuple[TorchDecoder, RequestReader]":
+    def _tessera_version(self, folder: str, batch_size: int) -> "_Version":
         from model_store.bundle import ModelStore
         from model_store.decoders.torch_decoder import TorchDecoder
         from model_store.decoders.vllm_model import VLLMModel
 
-        # The worker's class is vLLM's, so there is no constructor to make this in.
-        versions: OrderedDict[str, tuple[TorchDecoder, RequestReader]]
-        versions = self.__dict__.setdefault("_tessera_versions", OrderedDict())
+        # The worker's class is vLLM's, so there is no constructor to make these in.
+        versions: OrderedDict[str, _Version] = self.__dict__.setdefault("_tessera_versions", OrderedDict())
+        numbers: dict[str, int] = self.__dict__.setdefault("_tessera_adapters", {})
         if folder in versions:
             versions.move_to_end(folder)
             return versions[folder]
         path = Path(folder)
         # Whoever started the engine has verified the files.
         bundle = ModelStore(path.parent).open(path.name, skip=("",))
-        if versions:
-            decoder = next(iter(versions.values()))[0].for_version(bundle)
+        like = next((one for one in versions.values() if one.manifest.same_language_model(bundle.manifest)), None)
+        if like is None:
+            model = VLLMModel(self, adapter_of(bundle, numbers))
+            decoder = TorchDecoder.of_bundle(bundle, model, batch_size=batch_size)
         else:
-            decoder = TorchDecoder.of_bundle(bundle, VLLMModel(self), batch_size=batch_size)
-        versions[folder] = decoder, RequestReader(bundle.trie)
+            decoder = like.decoder.for_version(bundle)
+        versions[folder] = _Version(decoder, RequestReader(bundle.trie), bundle.manifest)
         if len(versions) > _VERSIONS_KEPT:
             versions.popitem(last=False)
         return versions[folder]

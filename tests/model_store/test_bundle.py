@@ -8,7 +8,7 @@ import pytest
 
 from model_store.bundle import ModelStore
 from model_store.errors import BundleCorrupt, BundleNotFound, UnsupportedBundleFormat
-from model_store.manifest import Manifest, describe_files
+from model_store.manifest import FileRecord, Manifest, describe_files
 
 
 def publish(store: ModelStore, version: str, **fields: str) -> None:
@@ -178,6 +178,24 @@ def test_a_version_and_its_extensions_are_one_language_model_and_others_are_not(
     assert a.same_language_model(extended)
     assert not a.same_language_model(extended.model_copy(update={"files": publish_again}))
     assert not a.same_language_model(extended.model_copy(update={"max_history": 51}))
+
+
+def test_versions_that_differ_in_their_adapters_weights_alone_have_one_base_model(store):
+    plain = store.manifest("a")
+    weights, config = "llm/adapter/adapter_model.safetensors", "llm/adapter/adapter_config.json"
+
+    def with_adapter(content, rank):
+        digests = {weights: FileRecord(sha256=content, size=1), config: FileRecord(sha256=rank, size=1)}
+        return plain.model_copy(update={"files": plain.files | digests})
+
+    one = with_adapter("1", "r4")
+    assert one.same_language_model(with_adapter("1", "r4"))
+    assert one.same_base_model(with_adapter("2", "r4"))
+    assert not one.same_language_model(with_adapter("2", "r4"))
+    assert not one.same_base_model(with_adapter("2", "r8")), "it may not fit"
+    assert not one.same_base_model(plain)
+    assert not plain.same_base_model(one)
+    assert plain.same_base_model(plain)
 
 
 def test_prune_keeps_the_newest_of_a_line_as_long_as_any_of_it_stays(store):

@@ -359,7 +359,7 @@ def test_more_candidates_than_are_scored_together_are_still_one_list(neox, monke
     history = histories(1)[0]
     request = DecodeRequest(history=history, n=ITEMS, beam_width=1, candidates=np.arange(ITEMS, dtype=np.int32))
     (whole,) = neox.decoder.decode([request])
-    monkeypatch.setattr(torch_decoder, "_SCORED_TOGETHER", 32)
+    monkeypatch.setattr(torch_decoder, "SCORED_TOGETHER", 32)
     (in_parts,) = neox.decoder.decode([request])
     assert [d.item for d in whole] == [d.item for d in in_parts]
 

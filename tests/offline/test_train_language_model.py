@@ -12,6 +12,7 @@ from model_store.errors import TesseraError
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
 from offline.language_model_training.epoch_totals import EpochTotals
+from offline.language_model_training.low_rank import LoraConfig
 from offline.leave_one_out import leave_one_out
 from offline.tasks.task_mix import FAMILIES
 from offline.train_language_model import TrainingConfig
@@ -176,6 +177,12 @@ def test_an_adapter_run_learns_and_leaves_a_plain_model_with_the_best_weights(da
     best = next(record for record in trained["curve"] if record["epoch"] == trained["best_epoch"])
     measured = trainer.validate(split.evaluation_cases("valid"))
     assert measured == pytest.approx({name: best[name] for name in measured}, abs=0.02)
+
+
+def test_adapters_can_be_kept_apart_only_where_there_are_any():
+    with pytest.raises(TesseraError, match=r"training\.lora\.merge=false.*training\.method=lora"):
+        TrainingConfig(lora=LoraConfig(merge=False))
+    assert not TrainingConfig(method="lora", lora=LoraConfig(merge=False)).lora.merge
 
 
 @pytest.mark.parametrize(("setting", "value"), [("method", "half"), ("precision", "float16"), ("accumulate", 0)])

@@ -1,5 +1,8 @@
-"""Adapters: what they train, what they leave, and what is left when they are merged."""
+"""Adapters: what they train, what they leave, and what is left when they are merged or taken out."""
 
+import json
+
+import peft
 import pytest
 import torch
 from transformers import (
@@ -14,7 +17,13 @@ from transformers import (
 
 from model_store.errors import TesseraError
 from offline.language_model_training.checkpoint import trained_weights
-from offline.language_model_training.low_rank import LoraConfig, add_adapters, is_token_row, merge_adapters
+from offline.language_model_training.low_rank import (
+    LoraConfig,
+    add_adapters,
+    is_token_row,
+    merge_adapters,
+    take_out_adapters,
+)
 
 VOCABULARY, OLD = 40, 30
 NEW = list(range(OLD, VOCABULARY))
@@ -105,6 +114,44 @@ def test_old_tokens_stay_what_they_were_and_new_ones_move(tuned):
         assert torch.equal(end[:OLD], start[:OLD])
         moved = (end[OLD:] - start[OLD:]).abs().amax(dim=1)
         assert (moved[[0, 1, 9]] > 0).all()
+
+
+def test_an_adapter_taken_out_and_what_it_leaves_say_the_same_together(tuned, tmp_path):
+    model, before, adapters = tuned
+    model.eval()
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+    adapter = take_out_adapters(model, adapters)
+    model.save_pretrained(tmp_path)
+    adapter.save(tmp_path / "adapter")
+    left = AutoModelForCausalLM.from_pretrained(tmp_path)
+    rows = {f"{name}.weight" for name in embeddings(left)}
+    for name, tensor in left.state_dict().items():
+        if name in rows:
+            assert torch.equal(tensor[:OLD], before[name][:OLD])
+            assert not torch.equal(tensor[OLD:], before[name][OLD:])
+        else:
+            assert torch.equal(tensor, before[name]), name
+    with torch.no_grad():
+        assert (left(input_ids=IDS).logits - expected).abs().max() > 1e-3
+        whole = peft.PeftModel.from_pretrained(left, tmp_path / "adapter").eval()
+        torch.testing.assert_close(whole(input_ids=IDS).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapters_folder_is_of_linear_layers_alone_and_the_same_whenever_it_is_written(tuned, tmp_path):
+    model, _, adapters = tuned
+    adapter = take_out_adapters(model, adapters)
+    for name in ("once", "again"):
+        adapter.save(tmp_path / name)
+    assert {path.name for path in (tmp_path / "once").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    for path in (tmp_path / "once").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in adapter.weights)
+    assert adapter.parameters == sum(weight.numel() for weight in adapter.weights.values()) > 0
+    config = json.loads((tmp_path / "once" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["trainable_token_indices"]) == ("LORA", 2, None)
+    assert config["base_model_name_or_path"] is None, "no path of the machine it was trained on"
+    assert config["target_modules"] == sorted(config["target_modules"])
 
 
 def test_a_head_with_a_bias_is_refused():
