@@ -105,16 +105,13 @@ class PrefixTrie:
         """The nodes on the way to each item, root left out; int32 [K, L]."""
         leaves = self.item_leaf[items]
         return np.stack(
-            [
-                self.level_begin[depth]
-                + np.searchsorted(
-                    self.leaf_begin[self.level_begin[depth] : self.level_begin[depth + 1]], leaves, side="right"
-                )
-                - 1
-                for depth in range(1, self.levels + 1)
-            ],
-            axis=-1,
+            [self.level_begin[depth] + self.prefixes(leaves, depth) for depth in range(1, self.levels + 1)], axis=-1
         ).astype(np.int32)
+
+    def prefixes(self, leaves: NDArray[np.integer], depth: int) -> NDArray[np.int64]:
+        """The prefix of that many codes which each leaf begins with, counted from the first of them; int64 [K]."""
+        begins = self.leaf_begin[self.level_begin[depth] : self.level_begin[depth + 1]]
+        return np.searchsorted(begins, leaves, side="right") - 1
 
     def excluded_leaves(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
         """Leaf positions of items that must not be shown, sorted and distinct; int32 [X]."""

@@ -28,6 +28,7 @@ from model_store.decoders.trie_tensors import TrieTensors
 from model_store.decoders.vllm_engine import VLLMEngine, gather
 from model_store.errors import DecoderUnusable
 from model_store.item_codes import CODEBOOK_SIZE
+from model_store.prefix_cap import PrefixCap
 from model_store.prefix_trie import open_nodes
 from model_store.prompts import PromptEncoder
 
@@ -169,6 +170,7 @@ class VLLMDecoder:
         """Beam search: the best of the whole catalogue."""
         trie = self._trie
         excluded = trie.excluded_leaves(request.excluded)
+        cap = self._cap(request)
         opinions = self._collaborative.opinions([request]) if self._collaborative else None
         nodes_B = np.zeros(1, dtype=np.int64)
         scores_B = mixed_B = np.zeros(1)
@@ -192,20 +194,37 @@ class VLLMDecoder:
                 scores, children = (torch.from_numpy(array)[None, None] for array in (scores_K, children_K))
                 mixed_K = opinions.mixed(scores, children, self._trie_tensors)[0, 0].numpy()
             open_K = np.flatnonzero(open_nodes(trie, children_K, request.eligible, excluded))
-            best = open_K[self._best_first(mixed_K[open_K], children_K[open_K])[: request.width]]
+            order = open_K[self._best_first(mixed_K[open_K], children_K[open_K])]
+            if cap is not None:
+                order = order[cap.beam_order(children_K[order], request.n, depth + 1)]
+            best = order[: request.width]
             nodes_B, scores_B, mixed_B = children_K[best], scores_K[best], mixed_K[best]
             tokens = self._code_ids_LC[depth][trie.token[nodes_B]].tolist()
             prefixes = [[*prefixes[parent], token] for parent, token in zip(parents_K[best], tokens, strict=True)]
-        items = trie.leaf_item[trie.leaf_begin[nodes_B]].tolist()
+        leaves_B = trie.leaf_begin[nodes_B]
+        if cap is not None:
+            # What the beam reserved for the cap is ahead of better scores.
+            order = self._best_first(mixed_B, nodes_B)
+            order = order[cap.within(leaves_B[order])]
+            leaves_B, mixed_B = leaves_B[order], mixed_B[order]
+        items = trie.leaf_item[leaves_B].tolist()
         return [Decoded(item, score) for item, score in zip(items, mixed_B.tolist(), strict=True)][: request.n]
 
     async def _rank(self, request: DecodeRequest, prompt: list[int]) -> list[Decoded]:
         """The best of the request's candidates."""
         items = request.open_candidates()
         scores = await self._score_items(request, prompt, items)
-        best = self._best_first(scores, self._trie.item_leaf[items] + self._trie.level_begin[-2])[: request.n]
+        leaves = self._trie.item_leaf[items]
+        best = self._best_first(scores, leaves + self._trie.level_begin[-2])
+        if (cap := self._cap(request)) is not None:
+            best = best[cap.within(leaves[best])]
+        best = best[: request.n]
         pairs = zip(items[best].tolist(), scores[best].tolist(), strict=True)
         return [Decoded(item, score) for item, score in pairs]
+
+    def _cap(self, request: DecodeRequest) -> PrefixCap | None:
+        most = request.max_per_prefix
+        return None if most is None else PrefixCap(self._trie, request.prefix_levels, most)
 
     def _best_first(self, scores_K: NDArray[np.float64], nodes_K: NDArray[np.int64]) -> NDArray[np.int64]:
         """Order candidates by score; equal ones by leaf position, so that every engine returns the same list."""
