@@ -29,18 +29,27 @@ def turn_of_each(groups_K: NDArray[np.integer]) -> NDArray[np.int64]:
     return turns
 
 
+def reserved_places(n: int, width: int) -> int:
+    """Places of a beam that are kept for the best of each prefix.
+
+    At least n, which is what a list of n items takes (see `PrefixCap`). Half of the beam for shorter lists: lists of
+    different lengths, which is what pages are made of, then come from the same beam.
+    """
+    return max(n, width // 2)
+
+
 @dataclass(frozen=True, slots=True)
 class PrefixCap:
     """The cap of one decode.
 
-    A beam search under a cap first keeps the best `n` among the best `most` nodes of each prefix, then the best of all
-    others, capped or not, as far as the beam is wide. With a width of n or more it returns min(n, the sum over prefixes
-    of min(most, items that may be shown below it)) items:
+    A beam search under a cap takes the best `most` nodes of each prefix, and reserves places for the best R of these.
+    The rest of the beam goes to the best of all others. With R and a width of n or more it returns min(n, the sum over
+    prefixes of min(most, items that may be shown below it)) items:
 
-    - While a level has no more than n nodes within the cap, all of these are kept: if fewer than `most` nodes of a
+    - While a level has no more than R nodes within the cap, all of these are kept: if fewer than `most` nodes of a
       prefix survive, none of it was ever dropped, and in the end it gives all its items, or else `most` of them.
-    - Once it has more, n of them are kept. Each is open, and so is one of its children, in the same prefix: the next
-      level has n nodes within the cap again, and so on to the last.
+    - Once it has more, R of them are kept. Each is open, and so is one of its children, in the same prefix: the next
+      level has R nodes within the cap again, and so on to the last.
 
     Above the capped depth each node begins prefixes of its own, and the same holds with nodes in place of prefixes.
     The rest of the beam is left to the scores because the best item of a prefix may lie below a node that is not among
@@ -56,13 +65,12 @@ class PrefixCap:
     levels: int
     most: int
 
-    def beam_order(self, nodes_K: NDArray[np.integer], n: int, depth: int) -> NDArray[np.int64]:
+    def beam_order(self, nodes_K: NDArray[np.integer], reserved: int, depth: int) -> NDArray[np.int64]:
         """The order in which a beam takes nodes of one depth; int64 [K], places in `nodes_K`."""
         if depth <= self.levels:
             return np.arange(len(nodes_K))
         within = self.within(self.trie.leaf_begin[nodes_K])
-        reserved = within & (np.cumsum(within) <= n)
-        return np.argsort(~reserved, kind="stable")
+        return np.argsort(~(within & (np.cumsum(within) <= reserved)), kind="stable")
 
     def within(self, leaves_K: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Which of these leaves, best first, a list takes that goes through them in order; bool [K]."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.trie_tensors import TrieTensors
+from model_store.prefix_cap import reserved_places
 from model_store.prefix_trie import PrefixTrie
 
 
@@ -27,7 +28,8 @@ class BeamChoice:
     def __init__(self, trie: PrefixTrie, tensors: TrieTensors, requests: Sequence[DecodeRequest]) -> None:
         self._leaf_begin = tensors.leaf_begin
         self._most, self._levels = requests[0].max_per_prefix, requests[0].prefix_levels
-        self._n_U1 = torch.tensor([[request.n] for request in requests], device=tensors.leaf_begin.device)
+        places = [[reserved_places(request.n, request.width)] for request in requests]
+        self._reserved_U1 = torch.tensor(places, device=tensors.leaf_begin.device)
         begin, end = trie.level_begin[self._levels], trie.level_begin[self._levels + 1]
         self._prefix_begin = tensors.leaf_begin[int(begin) : int(end)]
 
@@ -49,7 +51,7 @@ class BeamChoice:
         prefixes_UK = torch.searchsorted(self._prefix_begin, self._leaf_begin[nodes_UK.gather(1, order_UK)], right=True)
         open_UK = scores_UK.gather(1, order_UK).isfinite()
         within_UK = (_turn_of_each(prefixes_UK) < self._most) & open_UK
-        reserved_UK = within_UK & (within_UK.cumsum(1) <= self._n_U1)
+        reserved_UK = within_UK & (within_UK.cumsum(1) <= self._reserved_U1)
         places_UB = order_UK.gather(1, (~reserved_UK).byte().argsort(dim=1, stable=True)[:, :keep])
         return scores_UK.gather(1, places_UB), places_UB
 

@@ -28,7 +28,7 @@ from model_store.decoders.trie_tensors import TrieTensors
 from model_store.decoders.vllm_engine import VLLMEngine, gather
 from model_store.errors import DecoderUnusable
 from model_store.item_codes import CODEBOOK_SIZE
-from model_store.prefix_cap import PrefixCap
+from model_store.prefix_cap import PrefixCap, reserved_places
 from model_store.prefix_trie import open_nodes
 from model_store.prompts import PromptEncoder
 
@@ -196,7 +196,7 @@ class VLLMDecoder:
             open_K = np.flatnonzero(open_nodes(trie, children_K, request.eligible, excluded))
             order = open_K[self._best_first(mixed_K[open_K], children_K[open_K])]
             if cap is not None:
-                order = order[cap.beam_order(children_K[order], request.n, depth + 1)]
+                order = order[cap.beam_order(children_K[order], reserved_places(request.n, request.width), depth + 1)]
             best = order[: request.width]
             nodes_B, scores_B, mixed_B = children_K[best], scores_K[best], mixed_K[best]
             tokens = self._code_ids_LC[depth][trie.token[nodes_B]].tolist()

@@ -116,6 +116,17 @@ def test_the_narrowest_beam_finds_every_item_that_the_cap_leaves(neox, levels):
         assert len(found) == len(set(found)) == prefix_count
 
 
+@pytest.mark.parametrize("cap", [1, 2])
+def test_a_shorter_list_is_the_beginning_of_a_longer_one_of_up_to_half_the_beam(neox, cap):
+    for history in histories(12):
+        lists = neox.decoder.decode(
+            [DecodeRequest(history=history, n=n, beam_width=16, max_per_prefix=cap) for n in range(1, 9)]
+        )
+        assert [[one.item for one in some] for some in lists] == [
+            [one.item for one in lists[-1][:n]] for n in range(1, 9)
+        ]
+
+
 def test_a_cap_that_no_list_reaches_changes_nothing(neox):
     for history in histories(4):
         plain = DecodeRequest(history=history, n=10, beam_width=ITEMS)
