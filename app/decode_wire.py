@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model_store.item_codes import LEVEL_LETTERS
+
 MAX_ITEMS = 1000
 """Items, beams, or candidates one request may ask for."""
 
 MAX_QUERY = 500
 """Characters of a query."""
+
+MAX_PREFIX_LEVELS = len(LEVEL_LETTERS) - 1
+"""Codes of a prefix that items can share: whole codes are unique."""
 
 
 class DecodeBody(BaseModel):
@@ -37,6 +42,13 @@ class DecodeBody(BaseModel):
         max_length=MAX_ITEMS,
         description="item indices, any order; rank exactly these, without a beam; null for the whole catalogue",
     )
+    max_per_prefix: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_ITEMS,
+        description="items at most whose codes begin with the same `prefix_levels` codes; null for any number",
+    )
+    prefix_levels: int = Field(default=1, ge=1, le=MAX_PREFIX_LEVELS, description="codes that make a prefix")
     deadline_ms: int = Field(ge=1, description="an answer later than this is of no use")
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.eligibility import ItemFilter
+from app.prefix_quota import PrefixQuota
 from app.recommendation import (
     ExplainedRecommendation,
     Explanation,
@@ -24,6 +25,7 @@ from app.recommendation import (
 from app.recommendation_cache import UserState
 from app.served_model import ServedModel
 from model_store.cache_schema import CacheEntry
+from model_store.prefix_trie import EligibleItems
 
 
 @dataclass(eq=False)
@@ -52,6 +54,16 @@ class Draft:
         self.excluded = self.model.indices_of(self.wanted.exclude)
         self.hidden = {*self.history, *self.excluded}
         """Item indices that may not be added: seen, excluded, or there already."""
+        self.only = (
+            None
+            if self.wanted.only is None
+            else np.unique(np.array(self.model.indices_of(self.wanted.only), dtype=np.int32))
+        )
+        """Item indices of which alone items may be added; None for the whole catalogue."""
+        self.quota = self._new_quota()
+        """The room of each prefix, where there is a cap."""
+        self.held_back = False
+        """Whether the cap has kept out items that could be shown."""
         self.items: list[int] = []
         self.renewed = False
         """Whether this answer's decode is kept as the user's entry."""
@@ -98,23 +110,44 @@ class Draft:
         return bool(self.history) and (self.entry is None or self.stale) and not self.renewed
 
     def open_entry(self) -> NDArray[np.int32]:
-        """Items of the entry that may be shown and are not in the list; int32, in its order, none without one."""
+        """Items of the entry that may be added; int32, in its order, none without one."""
         if self.entry is None:
             return np.empty(0, dtype=np.int32)
         items = self.model.items_of_codes(self.entry.codes_KL)
-        items = items[items >= 0]
-        items = items[self.model.eligibility.allowed(self.item_filter, items)]
-        return np.array([item for item in items.tolist() if item not in self.hidden], dtype=np.int32)
+        return self._open(items[items >= 0])
+
+    def open_allowed(self) -> NDArray[np.int32]:
+        """Items of the allow-list that may be added and whose prefix has room; int32, none without such a list."""
+        if self.only is None:
+            return np.empty(0, dtype=np.int32)
+        items = self._open(self.only)
+        return items if self.quota is None else items[self.quota.has_room(items)]
+
+    def anything_left(self, eligible: EligibleItems) -> bool:
+        """Whether an item may still be added. `eligible` is what passes the catalogue-wide filter."""
+        if self.only is not None:
+            return len(self.open_allowed()) > 0
+        if self.quota is not None:
+            return self.quota.anything_left(eligible, self.hidden)
+        return self._anything_eligible(eligible)
+
+    def note_shortfall(self, eligible: EligibleItems) -> None:
+        """Find out whether the cap is why items are missing: none of those that are left has room."""
+        if self.missing and self.quota is not None and not self.anything_left(eligible):
+            self.held_back |= self._anything_eligible(eligible)
 
     def add(self, items: NDArray[np.integer], scores: NDArray[Any], reason: Reason, source: Source) -> None:
         """Take as many of these items, best first, as may be shown and are missing."""
         known = (items >= 0) & (items < len(self.model.catalog))
         items, scores = items[known], scores[known]
-        allowed = self.model.eligibility.allowed(self.item_filter, items)
+        allowed = self._may_be_shown(items)
         for item, score, passes in zip(items.tolist(), scores.tolist(), allowed.tolist(), strict=True):
             if len(self.items) == self.needed:
                 break
             if passes and item not in self.hidden:
+                if self.quota is not None and not self.quota.take(item):
+                    self.held_back = True
+                    continue
                 if not self.items:
                     self._source = source
                 self.hidden.add(item)
@@ -130,6 +163,11 @@ class Draft:
             "excluded": int(np.count_nonzero(np.isin(items, self.excluded))),
             **self.model.eligibility.removed(self.item_filter, items),
         }
+        if self.only is not None:
+            self.removed["only"] = int(np.count_nonzero(~np.isin(items, self.only)))
+        if (quota := self._new_quota()) is not None:
+            open_items = items[self._may_be_shown(items) & ~np.isin(items, [*self.history, *self.excluded])]
+            self.removed["max_per_prefix"] = int(np.count_nonzero(~quota.fitting(open_items)))
 
     def given(self) -> dict[str, int]:
         """Items each part gave."""
@@ -164,10 +202,32 @@ class Draft:
     def _shortfall(self) -> Shortfall | None:
         if not self.missing:
             return None
-        if not self.wanted.strict:
-            return "eligible_items_exhausted"
         personal = self.history or self.entry is not None or (self.wanted.query and "q" not in self.not_applied)
-        return "personal_items_exhausted" if personal else "no_history"
+        if self.wanted.strict and not personal:
+            return "no_history"
+        if self.held_back:
+            return "max_per_prefix_reached"
+        return "personal_items_exhausted" if self.wanted.strict else "eligible_items_exhausted"
+
+    def _new_quota(self) -> PrefixQuota | None:
+        most = self.wanted.max_per_prefix
+        return None if most is None else PrefixQuota(self.model.bundle.trie, self.wanted.prefix_levels, most)
+
+    def _may_be_shown(self, items: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Which of these items the filter and the allow-list let through; bool [K]."""
+        allowed = self.model.eligibility.allowed(self.item_filter, items)
+        return allowed if self.only is None else allowed & np.isin(items, self.only)
+
+    def _open(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
+        items = items[self._may_be_shown(items)]
+        return np.array([item for item in items.tolist() if item not in self.hidden], dtype=np.int32)
+
+    def _anything_eligible(self, eligible: EligibleItems) -> bool:
+        """Whether an item is left that may be shown, whatever the cap says."""
+        if self.only is not None:
+            return len(self._open(self.only)) > 0
+        hidden = np.fromiter(self.hidden, np.intp, len(self.hidden))
+        return eligible.total > int(np.count_nonzero(eligible.mask[hidden]))
 
     def _explanation(self) -> Explanation:
         return Explanation(

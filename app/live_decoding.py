@@ -41,6 +41,8 @@ class LiveRequest:
         deadline_ms: how long the caller waits.
         query: what the user asks for in words.
         candidates: item indices; int32 [K], any order. Only these are ranked. None for the whole catalogue.
+        max_per_prefix: items at most that share the first `prefix_levels` codes of their code; None for any number.
+        prefix_levels: how many codes make a prefix.
     """
 
     version: str
@@ -52,6 +54,8 @@ class LiveRequest:
     deadline_ms: int
     query: str | None = None
     candidates: NDArray[np.int32] | None = None
+    max_per_prefix: int | None = None
+    prefix_levels: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +246,8 @@ def _content(request: LiveRequest) -> bytes:
             "eligible": None if request.eligible is None else pack_mask(request.eligible.mask),
             "query": request.query,
             "candidates": None if request.candidates is None else np.unique(request.candidates),
+            "max_per_prefix": request.max_per_prefix,
+            "prefix_levels": request.prefix_levels,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.prefix_quota import PrefixQuota
 from model_store.prefix_trie import EligibleItems
 
 RECENT_ITEMS = 20
@@ -17,6 +18,8 @@ HALF_LIFE_ITEMS = 5.0
 
 _EXACT_BELOW = 20_000
 """With so few eligible items, scoring them all is quicker than searching and filtering."""
+_CAPPED_LOOK = 10
+"""Under a cap so many times more are searched: the nearest items share prefixes more than others do."""
 
 
 class Neighbors:
@@ -49,7 +52,12 @@ class Neighbors:
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
 
     def search(
-        self, query: NDArray[np.float32], n: int, eligible: EligibleItems, hidden: frozenset[int] | set[int]
+        self,
+        query: NDArray[np.float32],
+        n: int,
+        eligible: EligibleItems,
+        hidden: frozenset[int] | set[int],
+        quota: PrefixQuota | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The `n` nearest items that pass, or all that do when there are fewer.
 
@@ -58,31 +66,49 @@ class Neighbors:
             n: items wanted.
             eligible: the catalogue-wide filter.
             hidden: item indices that must not be shown.
+            quota: the room of each prefix, where there is a cap; it is looked at, not taken.
 
         Returns:
             Item indices, nearest first, and cosine similarities; int32 [K] and float32 [K], K <= n.
         """
         if eligible.total > _EXACT_BELOW:
             # Enough that a filter independent of the direction leaves n; what depends on it is searched exactly below.
-            wanted = int(2 * (n + len(hidden)) * len(self._embeddings) / eligible.total) + 1
+            looks = 2 if quota is None else 2 * _CAPPED_LOOK
+            wanted = int(looks * (n + len(hidden)) * len(self._embeddings) / eligible.total) + 1
             similarities, found = self._index.search(query[None, :], min(wanted, len(self._embeddings)))
-            keep = _passing(found[0], eligible.mask, hidden)
-            if np.count_nonzero(keep) >= n:
-                return found[0][keep][:n].astype(np.int32), similarities[0][keep][:n].astype(np.float32)
-        return self._exact(query, n, np.flatnonzero(eligible.mask), hidden)
+            keep = np.flatnonzero(_passing(found[0], eligible.mask, hidden))
+            if quota is not None:
+                keep = keep[quota.fitting(found[0][keep])]
+            if len(keep) >= n:
+                return found[0][keep[:n]].astype(np.int32), similarities[0][keep[:n]].astype(np.float32)
+        return self._exact(query, n, np.flatnonzero(eligible.mask), hidden, quota)
+
+    def in_order(
+        self, query: NDArray[np.float32], items: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """A few given items, nearest first, and cosine similarities."""
+        return self._exact(query, len(items), items, frozenset(), None)
 
     def _exact(
-        self, query: NDArray[np.float32], n: int, items: NDArray[np.integer], hidden: frozenset[int] | set[int]
+        self,
+        query: NDArray[np.float32],
+        n: int,
+        items: NDArray[np.integer],
+        hidden: frozenset[int] | set[int],
+        quota: PrefixQuota | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         similarities = np.asarray(self._embeddings[items] @ query, dtype=np.float32)
-        looked_at = min(n + len(hidden), len(items))
+        # Under a cap there is no telling how far down the last of them is.
+        looked_at = min(n + len(hidden), len(items)) if quota is None else len(items)
         if looked_at < len(items):
             nearest = np.argpartition(-similarities, looked_at - 1)[:looked_at] if looked_at else np.empty(0, np.intp)
             items, similarities = items[nearest], similarities[nearest]
         order = np.argsort(-similarities, kind="stable")
         items, similarities = items[order], similarities[order]
-        keep = np.array([item not in hidden for item in items.tolist()], dtype=np.bool_)
-        return items[keep][:n].astype(np.int32), similarities[keep][:n]
+        keep = np.flatnonzero([item not in hidden for item in items.tolist()])
+        if quota is not None:
+            keep = keep[quota.fitting(items[keep])]
+        return items[keep[:n]].astype(np.int32), similarities[keep[:n]]
 
     @cached_property
     def _index(self) -> Any:

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from app.prefix_quota import PrefixQuota
+
 _FIRST_LOOK = 256
 
 
@@ -18,7 +20,7 @@ class PopularItems:
         self._order = np.argsort(-np.asarray(popularity), kind="stable").astype(np.int32)
 
     def top(
-        self, n: int, mask: NDArray[np.bool_], hidden: frozenset[int] | set[int]
+        self, n: int, mask: NDArray[np.bool_], hidden: frozenset[int] | set[int], quota: PrefixQuota | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The `n` most popular items that pass, or all that do when there are fewer.
 
@@ -26,6 +28,7 @@ class PopularItems:
             n: items wanted.
             mask: the catalogue-wide filter; bool [N].
             hidden: item indices this user must not see.
+            quota: the room of each prefix, where there is a cap; it is looked at, not taken.
 
         Returns:
             Item indices, most popular first, and their event counts; int32 [K] and float32 [K], K <= n.
@@ -36,6 +39,15 @@ class PopularItems:
         while len(found) < n and begin < len(self._order):
             look = self._order[begin : begin + length]
             found += [item for item in look[mask[look]].tolist() if item not in hidden]
+            if quota is not None and found:
+                # The first ones keep their places whatever comes after them.
+                found = np.array(found)[quota.fitting(np.array(found))].tolist()
             begin, length = begin + length, 2 * length
         items = np.array(found[:n], dtype=np.int32)
         return items, self._popularity[items]
+
+    def in_order(self, items: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """A few given items, most popular first, and their event counts."""
+        popularity = self._popularity[items]
+        order = np.lexsort((items, -popularity))
+        return items[order], popularity[order]

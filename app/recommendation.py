@@ -8,7 +8,7 @@ from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
 Source = Literal["cache", "stale_cache", "live", "neighbors", "popular"]
 Reason = Literal["cache", "reranked", "live", "neighbors", "popular"]
 Option = Literal["q", "within"]
-Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted"]
+Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted", "max_per_prefix_reached"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,10 @@ class Wanted:
         offset: items of the whole list to skip.
         item_filter: what every item must meet.
         exclude: item ids not to return.
+        only: item ids of which nothing else may be returned; None for the whole catalogue.
+        max_per_prefix: items at most that share the first `prefix_levels` codes of their code, in the whole list;
+            None for any number.
+        prefix_levels: how many codes make a prefix.
         fresh: decode now rather than serve an entry that is too old or has missed events.
         strict: give a shorter list rather than fill it with popular items.
         explain: say how the answer came about.
@@ -35,6 +39,9 @@ class Wanted:
     offset: int = 0
     item_filter: ItemFilter = EVERYTHING_IN_STOCK
     exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    max_per_prefix: int | None = None
+    prefix_levels: int = 1
     fresh: bool = False
     strict: bool = False
     explain: bool = False
@@ -97,7 +104,8 @@ class Recommendation:
         generated_at: when the list was decoded, or made; UTC, ISO 8601.
         age_s: seconds since then; 0 for what was made for this request.
         degraded: a part that should have answered did not.
-        shortfall_reason: why there are fewer than n items; None when there are n.
+        shortfall_reason: why there are fewer than n items; None when there are n. max_per_prefix_reached: others could
+            be shown, but their prefixes are full.
         not_applied: options of the request that the list was made without, and why. `q`, `within`: no_decoder,
             queue_full, deadline, breaker_open, version or failed, the live decode's trouble. `within` too: no_entry,
             nothing is cached for this user; no_history, nothing to rank by; redis, the cache cannot be read.

@@ -14,7 +14,7 @@ is an error: the next one answers, and the answer says `degraded`.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from app.telemetry import Telemetry
 from model_store.prefix_trie import EligibleItems
 
 Step = Callable[[Draft], Awaitable[None]]
+Answer = TypeVar("Answer")
 
 
 class Recommender:
@@ -99,6 +100,8 @@ class Recommender:
             await step(draft)
             if not draft.missing:
                 break
+        if draft.missing and draft.quota is not None:
+            await self._over_all_items(draft, draft.note_shortfall)
         if draft.outdated and draft.wanted.user_id is not None:
             self._refresh.request(draft.wanted.user_id)
         answer = draft.finish()
@@ -179,24 +182,43 @@ class Recommender:
     async def _from_neighbors(self, draft: Draft) -> None:
         if not draft.history or not await self._anything_left(draft):
             return
-        model = draft.model
-        eligible = await model.eligibility.items(draft.item_filter)
+        neighbors = draft.model.neighbors
+        eligible = await draft.model.eligibility.items(draft.item_filter)
         with self._telemetry.stage("neighbors", draft.timings_ms):
-            query = model.neighbors.query_of(draft.history)
-            found = await asyncio.to_thread(model.neighbors.search, query, draft.missing, eligible, draft.hidden)
+            query = neighbors.query_of(draft.history)
+            if draft.only is not None:
+                found = await asyncio.to_thread(neighbors.in_order, query, draft.open_allowed())
+            else:
+                found = await asyncio.to_thread(
+                    neighbors.search, query, draft.missing, eligible, draft.hidden, draft.quota
+                )
         draft.add(*found, "neighbors", "neighbors")
 
     async def _from_popular(self, draft: Draft) -> None:
+        popular = draft.model.popular
         eligible = await draft.model.eligibility.items(draft.item_filter)
         with self._telemetry.stage("popular", draft.timings_ms):
-            found = draft.model.popular.top(draft.missing, eligible.mask, draft.hidden)
+            if draft.only is not None:
+                found = popular.in_order(draft.open_allowed())
+            elif draft.quota is None:
+                found = popular.top(draft.missing, eligible.mask, draft.hidden)
+            elif await self._anything_left(draft):
+                # A cap may have it look through the whole catalogue.
+                found = await asyncio.to_thread(popular.top, draft.missing, eligible.mask, draft.hidden, draft.quota)
+            else:
+                return
         draft.add(*found, "popular", "popular")
 
     async def _anything_left(self, draft: Draft) -> bool:
-        """Whether an item that may be shown is not in the list yet."""
+        """Whether an item that may be shown is not in the list yet, and has a place in it."""
+        return await self._over_all_items(draft, draft.anything_left)
+
+    async def _over_all_items(self, draft: Draft, ask: Callable[[EligibleItems], Answer]) -> Answer:
         eligible = await draft.model.eligibility.items(draft.item_filter)
-        hidden = np.fromiter(draft.hidden, np.intp, len(draft.hidden))
-        return eligible.total > int(np.count_nonzero(eligible.mask[hidden]))
+        if draft.quota is None:
+            return ask(eligible)
+        # A pass over all prefixes: milliseconds for a million items, too long for the event loop.
+        return await asyncio.to_thread(ask, eligible)
 
     def _makes_entry(self, draft: Draft) -> bool:
         """Whether the decode for this request serves every later one of the user too, and so is worth keeping."""
@@ -206,6 +228,8 @@ class Recommender:
             and wanted.query is None
             and wanted.item_filter == EVERYTHING_IN_STOCK
             and not draft.excluded
+            and draft.only is None
+            and draft.quota is None
             and draft.needed <= self._settings.live_max_items
         )
 
@@ -217,6 +241,9 @@ class Recommender:
         return answer
 
     async def _decode_gap(self, draft: Draft) -> LiveAnswer:
+        if draft.only is not None:
+            # So few are ranked by their exact scores; a beam could lose the best of them on the way.
+            return await self._live.decode(self._request(draft, candidates=draft.open_allowed()))
         eligible = await draft.model.eligibility.items(draft.item_filter)
         everything = eligible.total == len(draft.model.catalog)
         return await self._live.decode(self._request(draft, eligible=None if everything else eligible))
@@ -224,16 +251,22 @@ class Recommender:
     def _request(
         self, draft: Draft, *, eligible: EligibleItems | None = None, candidates: NDArray[np.int32] | None = None
     ) -> LiveRequest:
+        quota = draft.quota
+        # The decoder does not know what the list has of each prefix. Each item there can make one of its own too many,
+        # and no more: as many as the whole list needs are enough, or all that there can be.
+        wanted = draft.missing if quota is None else draft.needed
         return LiveRequest(
             version=draft.model.version,
             history=np.array(draft.history, dtype=np.int32),
-            n=min(draft.missing, self._settings.live_max_items),
+            n=min(wanted, self._settings.live_max_items),
             beam_width=self._settings.beam_width,
             excluded=np.array(sorted(draft.hidden), dtype=np.int32),
             eligible=eligible,
             deadline_ms=self._deadline_ms(draft),
             query=draft.wanted.query,
             candidates=candidates,
+            max_per_prefix=None if quota is None else min(quota.most, MAX_ITEMS),
+            prefix_levels=1 if quota is None else quota.levels,
         )
 
     def _deadline_ms(self, draft: Draft) -> int:

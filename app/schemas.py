@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from app.decode_wire import MAX_ITEMS as MAX_RANKED
-from app.decode_wire import MAX_QUERY
+from app.decode_wire import MAX_PREFIX_LEVELS, MAX_QUERY
 from app.eligibility import ItemFilter
 from app.latency import Latency
 from app.recommendation import RankedItem, Recommendation, Wanted
@@ -16,6 +16,7 @@ MAX_OFFSET = 1000
 MAX_BATCH_USERS = 100
 MAX_EVENTS = 1000
 _MAX_EXCLUDED = 1000
+_MAX_ALLOWED = MAX_RANKED
 _MAX_CATEGORIES = 20
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -84,6 +85,27 @@ class RecommendParameters(ListParameters):
         description="cache: rank the user's cached items anew by the newest events, or by q, rather than search the "
         "catalogue; other items come only after them. Without cached items `not_applied` says so.",
     )
+    only: tuple[Id, ...] | None = Field(
+        default=None,
+        max_length=_MAX_ALLOWED,
+        description="Ids of the only items that may be returned; unknown ones are ignored. A live decode ranks them by "
+        "their exact scores. An empty list, which only a POST can send, allows nothing. Long lists may be too much for "
+        "the address of a GET.",
+    )
+    max_per_prefix: int | None = Field(
+        default=None,
+        ge=1,
+        description="Items at most, of the whole list and from whatever part, that share the first `prefix_levels` "
+        "codes of their code: items with a common prefix are alike. A list that is short because of it has the "
+        "`shortfall_reason` max_per_prefix_reached.",
+    )
+    prefix_levels: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_PREFIX_LEVELS,
+        description="How many codes make a prefix for `max_per_prefix`. The more, the more alike are items that share "
+        "one. Of no meaning without a cap.",
+    )
     fresh: bool = Field(
         default=False, description="Decode now rather than serve a list that is too old or has missed events."
     )
@@ -99,6 +121,10 @@ class RecommendParameters(ListParameters):
             offset=self.offset,
             item_filter=self.item_filter(),
             exclude=self.exclude,
+            only=self.only,
+            # No list is longer, so that a larger number caps nothing.
+            max_per_prefix=None if self.max_per_prefix is None else min(self.max_per_prefix, MAX_ITEMS + MAX_OFFSET),
+            prefix_levels=self.prefix_levels,
             fresh=self.fresh,
             strict=self.strict,
             explain=self.explain,

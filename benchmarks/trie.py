@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from benchmarks import harness
 from benchmarks.harness import Claim, Report, Spread, Table
 from model_store.item_codes import ItemCodes
-from model_store.prefix_trie import EligibleItems, PrefixTrie, open_nodes
+from model_store.prefix_trie import EligibleItems, PrefixTrie
 
 _THOUSAND, _MILLION = 1_000, 1_000_000
 _LARGEST_DICT = _MILLION
 _BEAMS = 16 * 50
 """Nodes a decoder looks up at once: 16 users with 50 beams."""
-_SEEN = 200
 _LEVELS = 4
 
 _BUILD_S = 10.0
@@ -92,7 +91,7 @@ def measure(quick: bool) -> Report:
             ),
             Table(
                 f"children of {_BEAMS} nodes: microseconds for all, median (min..max)",
-                ("items, depth", "trie, one call", "trie, node by node", "dict", "open_nodes of them"),
+                ("items, depth", "trie, one call", "trie, node by node", "dict"),
                 lookup,
             ),
             Table(
@@ -102,7 +101,6 @@ def measure(quick: bool) -> Report:
             ),
         ],
         claims=claims,
-        notes=[f"open_nodes: which nodes lead to an item that passes a filter and is none of {_SEEN} seen ones."],
     )
 
 
@@ -160,8 +158,6 @@ def _lookup_rows(
 ) -> list[tuple[object, ...]]:
     random = np.random.default_rng(1)
     size = len(codes)
-    eligible = EligibleItems.from_mask(trie, random.random(size) < 0.5)
-    excluded = trie.excluded_leaves(random.integers(0, size, _SEEN))
     items = random.integers(0, size, _BEAMS)
     rows = []
     for depth in range(1, _LEVELS):
@@ -171,7 +167,6 @@ def _lookup_rows(
         sides: dict[str, Callable[[], object]] = {
             "vectorised": lambda nodes=nodes: _children(trie, nodes),
             "single": lambda listed=listed: [trie.children(node) for node in listed],
-            "open": lambda nodes=nodes: open_nodes(trie, nodes, eligible, excluded),
         }
         if prefixes:
             sides["dict"] = lambda keys=keys: [prefixes[key] for key in keys]
@@ -180,7 +175,7 @@ def _lookup_rows(
         rows.append(
             (
                 f"{size:,}, {depth}",
-                *(found.get(name, "-") for name in ("vectorised", "single", "dict", "open")),
+                *(found.get(name, "-") for name in ("vectorised", "single", "dict")),
             )
         )
     return rows

@@ -105,20 +105,13 @@ class PrefixTrie:
         """The nodes on the way to each item, root left out; int32 [K, L]."""
         leaves = self.item_leaf[items]
         return np.stack(
-            [
-                self.level_begin[depth]
-                + np.searchsorted(
-                    self.leaf_begin[self.level_begin[depth] : self.level_begin[depth + 1]], leaves, side="right"
-                )
-                - 1
-                for depth in range(1, self.levels + 1)
-            ],
-            axis=-1,
+            [self.level_begin[depth] + self.prefixes(leaves, depth) for depth in range(1, self.levels + 1)], axis=-1
         ).astype(np.int32)
 
-    def excluded_leaves(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Leaf positions of items that must not be shown, sorted and distinct; int32 [X]."""
-        return np.unique(self.item_leaf[items])
+    def prefixes(self, leaves: NDArray[np.integer], depth: int) -> NDArray[np.int64]:
+        """The prefix of that many codes which each leaf begins with, counted from the first of them; int64 [K]."""
+        begins = self.leaf_begin[self.level_begin[depth] : self.level_begin[depth + 1]]
+        return np.searchsorted(begins, leaves, side="right") - 1
 
 
 @dataclass(frozen=True)
@@ -147,28 +140,3 @@ class EligibleItems:
     def total(self) -> int:
         """How many items are eligible."""
         return int(self.counts[-1])
-
-
-def open_nodes(
-    trie: PrefixTrie,
-    nodes: NDArray[np.integer],
-    eligible: EligibleItems | None,
-    excluded: NDArray[np.int32],
-) -> NDArray[np.bool_]:
-    """Tell which nodes still lead to an item that may be shown; bool, the shape of `nodes`.
-
-    Args:
-        trie: the trie `nodes` belong to.
-        nodes: node numbers, any shape.
-        eligible: the catalogue-wide filter, or None when everything is eligible.
-        excluded: sorted leaf positions this user must not see (see `PrefixTrie.excluded_leaves`).
-    """
-    begin, end = trie.leaf_begin[nodes], trie.leaf_end[nodes]
-    if eligible is None:
-        left = end - begin
-    else:
-        left = eligible.counts[end] - eligible.counts[begin]
-        # A leaf that the filter already closed must not be subtracted a second time.
-        excluded = excluded[eligible.mask[trie.leaf_item[excluded]]]
-    left = left - (np.searchsorted(excluded, end) - np.searchsorted(excluded, begin))
-    return np.asarray(left > 0)

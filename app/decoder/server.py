@@ -232,6 +232,8 @@ def _request(model: LoadedModel, body: DecodeBody) -> DecodeRequest:
         eligible=model.eligible(body.eligible),
         query=body.query,
         candidates=None if body.candidates is None else model.item_indices(body.candidates, "candidates"),
+        max_per_prefix=body.max_per_prefix,
+        prefix_levels=body.prefix_levels,
     )
 
 

@@ -1,8 +1,7 @@
 """Filters and exclusions of a batch, on a torch device: what a beam search asks of every node it could enter.
 
-The torch form of `prefix_trie.open_nodes`, for many users at once. What it costs depends on the nodes asked about and
-on what users exclude, never on how many items there are: a filter's prefix sum is put on the device once and kept, and
-of exclusions only the few nodes are looked at that they close.
+What it costs depends on the nodes asked about and on what users exclude, never on how many items there are: a filter's
+prefix sum is put on the device once and kept, and of exclusions only the few nodes are looked at that they close.
 
 Shapes: U users, B beams, C children, N leaves, X excluded leaves of all users, K closed nodes of a user (padded).
 """

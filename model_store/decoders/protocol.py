@@ -29,6 +29,8 @@ class DecodeRequest:
         query: what the user asks for in words; None for the next item of the history.
         candidates: item indices; int32 [K], any order, duplicates allowed. Only these are ranked, each by its exact
             score, without a beam. None for the whole catalogue.
+        max_per_prefix: items at most that share the first `prefix_levels` codes of their code; None for any number.
+        prefix_levels: how many codes make a prefix, 1 to L. Of no meaning without `max_per_prefix`.
 
     Raises:
         ValueError: there is neither a history nor a query.
@@ -41,6 +43,8 @@ class DecodeRequest:
     eligible: EligibleItems | None = None
     query: str | None = None
     candidates: NDArray[np.int32] | None = None
+    max_per_prefix: int | None = None
+    prefix_levels: int = 1
 
     def __post_init__(self) -> None:
         if self.query is None and len(self.history) == 0:
@@ -72,15 +76,19 @@ class Decoder(Protocol):
 
     A score is the sum over levels of the log-softmax over the children of the node in the whole catalogue's trie; where
     the version gives its collaborative encoder a say, it is mixed with the encoder's (see `collaborative_score`).
-    Filters, exclusions and candidates prune and never renormalise, so an item's score does not depend on them. With a
-    beam at least as wide as the trie's widest level, and always with candidates, the answer is exact.
+    Filters, exclusions, candidates and caps prune and never renormalise, so an item's score does not depend on them.
+    With a beam at least as wide as the trie's widest level, and always with candidates, the answer is exact; under a
+    cap that is the list of somebody who goes through all items, best first, and skips those whose prefix is full.
     """
 
     name: str
     """What entries decoded by it are marked with; one of `cache_schema.GENERATORS`."""
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
-        """Decode a batch: for each request min(n, eligible items) distinct items, best first."""
+        """Decode a batch: for each request min(n, eligible items) distinct items, best first.
+
+        Under a cap, eligible items count as far as their prefix has room: see `prefix_cap.PrefixCap`.
+        """
 
     def score_items(
         self, history: NDArray[np.int32], items: NDArray[np.int32], query: str | None = None

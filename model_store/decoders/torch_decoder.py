@@ -20,6 +20,7 @@ from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.checkpoint import load_language_model
 from model_store.decoders.collaborative_score import CollaborativeScore
+from model_store.decoders.diversity import BeamChoice
 from model_store.decoders.item_tree import TreeLevel, item_tree
 from model_store.decoders.language_model import HuggingFaceModel, LanguageModel
 from model_store.decoders.open_leaves import OpenLeaves
@@ -28,6 +29,7 @@ from model_store.decoders.tree_attention import TreePass, whole_tree
 from model_store.decoders.trie_tensors import TrieTensors
 from model_store.errors import DecoderUnusable
 from model_store.float32_products import use_fast_float32_products
+from model_store.prefix_cap import PrefixCap
 from model_store.prefix_trie import PrefixTrie
 from model_store.prompts import PromptEncoder
 
@@ -163,10 +165,12 @@ class TorchDecoder:
         """Nothing is held outside the process; memory goes with the object."""
 
     def _batches(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> Iterator[list[int]]:
-        """Group requests of one kind and width and of like length, so that little of a batch is padding."""
+        """Group requests of one kind, width and cap and of like length, so that little of a batch is padding."""
         kinds = [
             # Beams are all as many as the width says; trees of about as many candidates are padded to the largest.
-            (False, request.width) if request.candidates is None else (True, request.width.bit_length())
+            (False, request.width, request.max_per_prefix or 0, request.prefix_levels)
+            if request.candidates is None
+            else (True, request.width.bit_length())
             for request in requests
         ]
         order = sorted(range(len(requests)), key=lambda i: (kinds[i], len(prompts[i])))
@@ -184,6 +188,7 @@ class TorchDecoder:
         tree = TreePass(self._model, *self._prompt_batch(prompts), width * (levels - 1))
         open_leaves = OpenLeaves(self._trie, requests, self._device)
         opinions = self._collaborative.opinions(requests) if self._collaborative else None
+        choice = BeamChoice(self._trie, trie, requests)
 
         hidden_UBH = tree.prompt_hidden_UH[:, None]
         nodes_UB = torch.zeros(len(requests), 1, dtype=torch.int64, device=self._device)
@@ -196,8 +201,7 @@ class TorchDecoder:
                 ~(real_UBC & open_leaves.below(trie, children_UBC)), _CLOSED
             )
             mixed = opinions.mixed(candidates, children_UBC, trie) if opinions else candidates
-            keep = min(width, candidates.shape[1] * candidates.shape[2])
-            mixed_UB, flat_UB = mixed.flatten(1).topk(keep, dim=1)
+            mixed_UB, flat_UB = choice.best(mixed.flatten(1), children_UBC.flatten(1), width, depth + 1)
             scores_UB = candidates.flatten(1).gather(1, flat_UB)
             parents_UB = flat_UB // candidates.shape[2]
             nodes_UB = children_UBC.flatten(1).gather(1, flat_UB)
@@ -206,7 +210,7 @@ class TorchDecoder:
                 hidden_UBH = tree.states(self._undecided(nodes_UB) & mixed_UB.isfinite())
         leaves_UB = (nodes_UB - int(self._trie.level_begin[-2])).cpu().numpy()
         scores = mixed_UB.float().cpu().numpy()
-        return [self._best(leaves_UB[row], scores[row], request.n) for row, request in enumerate(requests)]
+        return [self._best(leaves_UB[row], scores[row], request) for row, request in enumerate(requests)]
 
     def _undecided(self, nodes_UB: Tensor) -> Tensor:
         """Whether the model has a say in what follows each node: an only child is certain."""
@@ -222,14 +226,20 @@ class TorchDecoder:
             return [[] for _ in requests]
         scores = self._score(requests, prompts, items)
         return [
-            self._best(self._trie.item_leaf[some], found, request.n)
+            self._best(self._trie.item_leaf[some], found, request)
             for request, some, found in zip(requests, items, scores, strict=True)
         ]
 
-    def _best(self, leaves_K: NDArray[np.integer], scores_K: NDArray[np.floating], n: int) -> list[Decoded]:
+    def _best(
+        self, leaves_K: NDArray[np.integer], scores_K: NDArray[np.floating], request: DecodeRequest
+    ) -> list[Decoded]:
         alive = np.flatnonzero(np.isfinite(scores_K))
         # Equal scores in the order of the codes, so that every engine returns the same list.
-        order = alive[np.lexsort((leaves_K[alive], -scores_K[alive]))][:n]
+        order = alive[np.lexsort((leaves_K[alive], -scores_K[alive]))]
+        if request.max_per_prefix is not None:
+            cap = PrefixCap(self._trie, request.prefix_levels, request.max_per_prefix)
+            order = order[cap.within(leaves_K[order])]
+        order = order[: request.n]
         items = self._trie.leaf_item[leaves_K[order]].tolist()
         return [Decoded(item, score) for item, score in zip(items, scores_K[order].tolist(), strict=True)]
 

@@ -39,6 +39,7 @@ class TrieTensors:
     """A trie's arrays on one device (see `prefix_trie.PrefixTrie`)."""
 
     def __init__(self, trie: PrefixTrie, device: torch.device) -> None:
+        self.device = device
         self.first_child = NodeArray(trie.first_child, device)
         self.token = NodeArray(trie.token, device)
         self.leaf_begin = NodeArray(trie.leaf_begin, device)

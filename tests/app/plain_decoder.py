@@ -3,12 +3,15 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI, Response
+from numpy.typing import NDArray
 
 from app.decode_wire import DecodeBody, DecodeReply, unpack_mask
 
@@ -23,12 +26,12 @@ class PlainDecoder:
         status: what it answers in place of items, unless 200.
     """
 
-    def __init__(self, items: int, socket: Path) -> None:
+    def __init__(self, codes_NL: NDArray[np.uint8], socket: Path) -> None:
         self.address = f"unix://{socket}"
         self.asked: list[DecodeBody] = []
         self.delay_s = 0.0
         self.status = 200
-        self._items = items
+        self._codes_NL = codes_NL
 
     @staticmethod
     def score(item: int, history: list[int], query: str | None = None) -> float:
@@ -43,10 +46,10 @@ class PlainDecoder:
         await asyncio.sleep(self.delay_s)
         if self.status != 200:
             return Response(status_code=self.status)
-        mask = None if body.eligible is None else unpack_mask(body.eligible, self._items)
-        among = range(self._items) if body.candidates is None else body.candidates
+        mask = None if body.eligible is None else unpack_mask(body.eligible, len(self._codes_NL))
+        among = range(len(self._codes_NL)) if body.candidates is None else body.candidates
         allowed = [i for i in among if i not in body.excluded and (mask is None or mask[i])]
-        items = self.best(body.history, allowed, body.query)[: body.n]
+        items = self._capped(self.best(body.history, allowed, body.query), body)[: body.n]
         reply = DecodeReply(
             version=body.version,
             generator="torch",
@@ -56,11 +59,21 @@ class PlainDecoder:
         )
         return Response(reply.model_dump_json(), media_type="application/json")
 
+    def _capped(self, items: list[int], body: DecodeBody) -> list[int]:
+        taken: Counter[bytes] = Counter()
+        kept = []
+        for item in items:
+            prefix = self._codes_NL[item, : body.prefix_levels].tobytes()
+            if body.max_per_prefix is None or taken[prefix] < body.max_per_prefix:
+                taken[prefix] += 1
+                kept.append(item)
+        return kept
+
 
 @contextmanager
-def plain_decoder(items: int, socket: Path) -> Iterator[PlainDecoder]:
-    """Run one in a thread."""
-    decoder = PlainDecoder(items, socket)
+def plain_decoder(codes_NL: NDArray[np.uint8], socket: Path) -> Iterator[PlainDecoder]:
+    """Run one in a thread, for a catalogue of these codes."""
+    decoder = PlainDecoder(codes_NL, socket)
     app = FastAPI()
     app.add_api_route("/decode", decoder.decode, methods=["POST"])
     app.add_api_route("/health/ready", lambda: Response(), methods=["GET"])

@@ -139,6 +139,35 @@ async def test_cached_items_are_ranked_by_the_scores_a_full_decode_would_give(
     check(answer, best(reference, 3, history=[1, 2, 8], excluded=[8], candidates=CACHED, query=QUERY), "reranked")
 
 
+async def test_allowed_items_are_ranked_by_the_scores_a_full_decode_would_give(
+    api: RunningApp, cache: Cache, reference: TorchDecoder
+) -> None:
+    cache.put_history("ann", [1, 2, 8])
+    asked: dict[str, Any] = {"only": [f"item-{item}" for item in CACHED], "n": 20}
+    answer = (await api.client.get("/recommend/ann", params=asked)).json()
+    check(answer, best(reference, 20, history=[1, 2, 8], excluded=[8], candidates=CACHED))
+    assert len(answer["items"]) == len(CACHED) - 1
+    answer = (await api.client.post("/recommend", json=asked | {"q": QUERY})).json()
+    check(answer, best(reference, 20, candidates=CACHED, query=QUERY))
+
+
+@pytest.mark.parametrize(("levels", "n"), [(1, 12), (2, 30)])
+async def test_capped_pages_are_those_of_a_capped_decode(
+    api: RunningApp, bundle: Bundle, reference: TorchDecoder, levels: int, n: int
+) -> None:
+    cap: dict[str, Any] = {"max_per_prefix": 1, "prefix_levels": levels}
+    for query in (None, QUERY):
+        seen = {"history": [1, 2, 8], "excluded": [1, 2, 8], "query": query}
+        expected = best(reference, n, **seen, **cap)
+        assert expected != best(reference, n, **seen)
+        indices = [int(item.removeprefix("item-")) for item, _ in expected]
+        assert len(np.unique(bundle.item_codes.codes_NL[indices, :levels], axis=0)) == n
+        for offset in range(0, n, n // 3):
+            body = {"history": ["item-1", "item-2", "item-8"], "q": query, "n": n // 3, "offset": offset} | cap
+            answer = (await api.client.post("/recommend", json=body)).json()
+            check(answer, expected[offset : offset + n // 3])
+
+
 async def test_given_items_are_ranked_by_the_scores_a_full_decode_would_give(
     api: RunningApp, cache: Cache, reference: TorchDecoder
 ) -> None:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from model_store.errors import BundleCorrupt
 from model_store.item_codes import ItemCodes, code_text
-from model_store.prefix_trie import EligibleItems, PrefixTrie, open_nodes
+from model_store.prefix_trie import PrefixTrie
 
 code_sets = hnp.arrays(np.uint8, st.tuples(st.integers(1, 60), st.just(4)), elements=st.integers(0, 4)).map(
     lambda codes: np.random.default_rng(0).permutation(np.unique(codes, axis=0))
@@ -47,22 +47,6 @@ def test_paths_lead_from_the_root_to_the_item(codes):
     spelled = prefixes_below(trie)
     for item, path in enumerate(trie.paths(np.arange(len(codes)))):
         assert [spelled[int(node)] for node in path] == [tuple(codes[item, :depth].tolist()) for depth in range(1, 5)]
-
-
-@settings(max_examples=200)
-@given(code_sets, st.data())
-def test_a_node_is_open_iff_an_item_below_it_may_be_shown(codes, data):
-    count = len(codes)
-    trie = PrefixTrie.build(ItemCodes(codes))
-    mask = data.draw(hnp.arrays(np.bool_, count))
-    excluded = data.draw(st.lists(st.integers(0, count - 1), max_size=10))
-    eligible = data.draw(st.sampled_from([None, EligibleItems.from_mask(trie, mask)]))
-    allowed = {i for i in range(count) if (eligible is None or mask[i]) and i not in excluded}
-    nodes = np.arange(len(trie.token))
-    found = open_nodes(trie, nodes, eligible, trie.excluded_leaves(np.array(excluded, dtype=np.int32)))
-    for node in nodes:
-        below = set(trie.leaf_item[trie.leaf_begin[node] : trie.leaf_end[node]].tolist())
-        assert found[node] == bool(below & allowed)
 
 
 def test_two_items_with_one_code_are_refused():

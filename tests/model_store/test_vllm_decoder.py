@@ -181,6 +181,37 @@ def test_candidates_are_ranked_as_by_the_torch_decoder(
         np.testing.assert_allclose([one.score for one in ours], scores[items], atol=1e-3)
 
 
+@pytest.mark.parametrize(("cap", "levels"), [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize("width", [12, EVERY_PREFIX])
+def test_capped_lists_equal_the_torch_decoders(
+    decoder: VLLMDecoder, torch_decoder: TorchDecoder, bundle: Bundle, cap: int, levels: int, width: int
+) -> None:
+    random = np.random.default_rng(1)
+    # A quarter of the first codes alone, so that prefixes fill up.
+    mask = (bundle.item_codes.codes_NL[:, 0] < 50) & (random.random(ITEMS) < 0.9)
+    candidates = np.flatnonzero(mask).astype(np.int32)
+    requests = [
+        DecodeRequest(
+            history=history,
+            n=12,
+            beam_width=width,
+            excluded=history,
+            eligible=EligibleItems.from_mask(bundle.trie, mask),
+            candidates=among,
+            max_per_prefix=cap,
+            prefix_levels=levels,
+        )
+        for history in HISTORIES
+        for among in (None, candidates)
+    ]
+    for request, ours, theirs in zip(requests, decoder.decode(requests), torch_decoder.decode(requests), strict=True):
+        assert [one.item for one in ours] == [one.item for one in theirs]
+        np.testing.assert_allclose([one.score for one in ours], [one.score for one in theirs], atol=1e-3)
+        shared = np.unique(bundle.item_codes.codes_NL[[one.item for one in ours], :levels], axis=0, return_counts=True)
+        assert len(ours) == request.n
+        assert shared[1].max() <= cap
+
+
 def test_filters_prune_and_never_rescore(decoder: VLLMDecoder, bundle: Bundle) -> None:
     mask = np.zeros(ITEMS, dtype=np.bool_)
     mask[::9] = True

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
+from model_store.bundle import Bundle
 from tests.app.conftest import Cache, RunningApp, running
 from tests.app.plain_decoder import PlainDecoder, plain_decoder
 
@@ -13,8 +14,8 @@ ITEMS = 50
 
 
 @pytest.fixture
-def decoder(tmp_path: Path) -> Iterator[PlainDecoder]:
-    with plain_decoder(ITEMS, tmp_path / "decoder.sock") as decoder:
+def decoder(bundle: Bundle, tmp_path: Path) -> Iterator[PlainDecoder]:
+    with plain_decoder(bundle.item_codes.codes_NL, tmp_path / "decoder.sock") as decoder:
         yield decoder
 
 
