@@ -50,11 +50,15 @@ def adapter_of(bundle: Bundle, numbers: dict[str, int]) -> Any:
 
 
 def refuses_adapters(arguments: Any) -> str | None:
-    """The architecture's name if vLLM cannot run it with an adapter; `arguments` are those of the engine."""
+    """The architecture's name if vLLM knows it and cannot run it with an adapter; `arguments` are the engine's."""
     from vllm.model_executor.model_loader import get_model_architecture
     from vllm.model_executor.models import supports_lora
 
-    model_class, name = get_model_architecture(arguments.create_engine_config().model_config)
+    try:
+        model_class, name = get_model_architecture(arguments.create_engine_config().model_config)
+    # Asked about a model that did not start: the trouble may be any other, and then this is not the one to report it.
+    except Exception:
+        return None
     return None if supports_lora(model_class) else str(name)
 
 

@@ -1,6 +1,8 @@
 """Versions that keep their adapter apart: trained, published, decoded by both engines, refreshed, extended."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -266,20 +268,8 @@ def test_a_version_whose_adapter_is_a_pickle_is_refused(apart: Bundle) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "renamed", "other shape"])
-def test_an_adapter_of_another_model_is_refused(
-    versions: AdapterVersions, tmp_path: Path, apart: Bundle, damage: str
-) -> None:
-    folder = tmp_path / apart.version
-    folder.mkdir()
-    for path in apart.path.iterdir():
-        if path.name != "llm":
-            (folder / path.name).symlink_to(path)
-    (folder / "llm").mkdir()
-    for path in apart.llm_path.iterdir():
-        if path.name != "adapter":
-            (folder / "llm" / path.name).symlink_to(path)
-    (folder / ADAPTER_FOLDER).mkdir()
-    (folder / ADAPTER_FOLDER / "adapter_config.json").symlink_to(apart.path / ADAPTER_FOLDER / "adapter_config.json")
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path, apart: Bundle, damage: str) -> None:
+    bundle = copied(apart, tmp_path)
     weights = load_file(apart.path / ADAPTER_WEIGHTS)
     name = sorted(weights)[0]
     tensor = weights.pop(name)
@@ -287,6 +277,34 @@ def test_an_adapter_of_another_model_is_refused(
         weights[name.replace("layers.0", "layers.9")] = tensor
     if damage == "other shape":
         weights[name] = tensor[:, :-1].copy()
-    save_file(weights, folder / ADAPTER_WEIGHTS)
+    save_file(weights, bundle.path / ADAPTER_WEIGHTS)
     with pytest.raises(BundleCorrupt, match="not an adapter of GPTNeoXForCausalLM"):
-        TorchDecoder.from_bundle(Bundle(folder, apart.manifest), device="cpu")
+        TorchDecoder.from_bundle(bundle, device="cpu")
+
+
+@pytest.mark.vllm
+def test_an_adapter_that_vllm_has_no_room_for_is_refused_before_anything_starts(apart: Bundle, tmp_path: Path) -> None:
+    bundle = copied(apart, tmp_path)
+    path = bundle.path / ADAPTER_FOLDER / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"r": 600}))
+    with pytest.raises(DecoderUnusable, match=r"rank 512, this one has 600.*training\.lora\.merge=true"):
+        VLLMDecoder(bundle)
+    path.write_text("[]")
+    with pytest.raises(BundleCorrupt, match="does not say the adapter's rank"):
+        VLLMDecoder(bundle)
+
+
+@pytest.mark.vllm
+def test_a_broken_checkpoint_is_not_mistaken_for_one_without_adapters(apart: Bundle, tmp_path: Path) -> None:
+    bundle = copied(apart, tmp_path)
+    (bundle.llm_path / "config.json").write_text("{}")
+    with pytest.raises(DecoderUnusable, match=r"llm.*vLLM cannot run it"):
+        VLLMDecoder(bundle)
+
+
+def copied(bundle: Bundle, folder: Path) -> Bundle:
+    """A copy to do damage to."""
+    target = folder / bundle.version
+    shutil.copytree(bundle.path, target)
+    return Bundle(target, bundle.manifest)
