@@ -224,6 +224,8 @@ class LoadedModels:
         if like is None:
             model = await asyncio.to_thread(open_model, self._store, version, self._settings, self._engine)
             model.engine.holders += 1
+            # From now on: warming up is not what is measured.
+            model.decoder.observer = self._metrics.observe_decode
             return model
         # Held from now on, so that it is not closed while the version is opened.
         like.engine.holders += 1

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from app.telemetry import latency_buckets
+from model_store.decoders.decode_stats import DecodeStats
 
 
 class DecoderMetrics:
@@ -26,10 +27,24 @@ class DecoderMetrics:
         self.beams = Counter("tessera_decoder_beams", "Beams asked for, or candidates to rank.", registry=registry)
         self.stage_seconds = Histogram(
             "tessera_decoder_stage_seconds",
-            "Time in one stage of a decode: wait (in the queue), decode (in the engine).",
+            "Time in one stage: wait (in the queue), decode (a batch in the engine), and of that render (prompts to "
+            "tokens), prompt (the pass over them), beams (those over beams), candidates (the pass over given "
+            "candidates), select (scoring children and choosing among them).",
             ("stage",),
             registry=registry,
             buckets=latency_buckets(),
+        )
+        self.steps = Counter(
+            "tessera_decoder_steps",
+            "Steps of the model, by stage: forward passes of a batch (torch), or requests to the engine (vLLM).",
+            ("stage",),
+            registry=registry,
+        )
+        self.masked_share = Histogram(
+            "tessera_decoder_masked_share",
+            "Of the children of a beam search's beams, the share that filters and seen items closed.",
+            registry=registry,
+            buckets=(0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
         )
         self.load_seconds = Histogram(
             "tessera_decoder_load_seconds",
@@ -56,6 +71,15 @@ class DecoderMetrics:
             ("version", "level"),
             registry=registry,
         )
+
+    def observe_decode(self, stats: DecodeStats) -> None:
+        """Count what a decoder says of a batch."""
+        for stage, seconds in stats.seconds.items():
+            self.stage_seconds.labels(stage).observe(seconds)
+        for stage, steps in stats.steps.items():
+            self.steps.labels(stage).inc(steps)
+        for share in stats.masked_shares:
+            self.masked_share.observe(share)
 
     def exposition(self) -> bytes:
         """The Prometheus text."""

@@ -22,8 +22,10 @@ from transformers import AutoTokenizer
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.collaborative_score import CollaborativeScore
+from model_store.decoders.decode_stats import Observer
 from model_store.decoders.item_tree import item_tree
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest, render
+from model_store.decoders.stats_recorder import StatsRecorder
 from model_store.decoders.trie_tensors import TrieTensors
 from model_store.decoders.vllm_engine import VLLMEngine, gather
 from model_store.errors import DecoderUnusable
@@ -72,6 +74,7 @@ class VLLMDecoder:
     """
 
     name = "vllm"
+    observer: Observer | None = None
 
     def __init__(self, bundle: Bundle, *, beam_width: int, kv_cache_gib: float = 1.0, max_concurrent: int = 4) -> None:
         self._trie = bundle.trie
@@ -124,7 +127,8 @@ class VLLMDecoder:
         async def score() -> NDArray[np.float64]:
             # In the engine's loop like every other rendering: a tokenizer belongs to one thread.
             request = DecodeRequest(history=history, n=1, beam_width=1, query=query)
-            return await self._score_items(request, render(self._prompts, history, query).tolist(), items)
+            prompt = render(self._prompts, history, query).tolist()
+            return await self._score_items(request, prompt, items, StatsRecorder())
 
         return self._engine.submit(score()).result()
 
@@ -160,12 +164,18 @@ class VLLMDecoder:
         self._engine.close()
 
     async def _decode_one(self, request: DecodeRequest) -> list[Decoded]:
+        stats = StatsRecorder()
         prompt = render(self._prompts, request.history, request.query).tolist()
+        stats.lap("render")
         async with self._users:
+            stats.lap(None)
             run = self._search if request.candidates is None else self._rank
-            return await run(request, prompt)
+            answer = await run(request, prompt, stats)
+        if self.observer is not None:
+            self.observer(stats.finish())
+        return answer
 
-    async def _search(self, request: DecodeRequest, prompt: list[int]) -> list[Decoded]:
+    async def _search(self, request: DecodeRequest, prompt: list[int], stats: StatsRecorder) -> list[Decoded]:
         """Beam search: the best of the whole catalogue."""
         trie = self._trie
         excluded = trie.excluded_leaves(request.excluded)
@@ -176,13 +186,18 @@ class VLLMDecoder:
         for depth in range(trie.levels):
             # Only the root can be closed here: deeper beams were open when they were kept.
             if not open_nodes(trie, nodes_B, request.eligible, excluded).any():
+                everything = torch.tensor([len(trie.children(0))])
+                stats.masked_counts(everything, everything)
+                stats.search_ended()
                 return []
+            stats.lap("select")
             answers = await gather(
                 [
                     self._child_log_probs([*prompt, *prefix], int(node), depth)
                     for prefix, node in zip(prefixes, nodes_B, strict=True)
                 ]
             )
+            stats.lap("beams" if depth else "prompt", steps=self._requests_for(nodes_B))
             children_K = np.concatenate([np.asarray(trie.children(int(node))) for node in nodes_B])
             parents_K = np.repeat(np.arange(len(nodes_B)), [len(answer) for answer in answers])
             scores_K = scores_B[parents_K] + np.concatenate(answers)
@@ -192,17 +207,20 @@ class VLLMDecoder:
                 scores, children = (torch.from_numpy(array)[None, None] for array in (scores_K, children_K))
                 mixed_K = opinions.mixed(scores, children, self._trie_tensors)[0, 0].numpy()
             open_K = np.flatnonzero(open_nodes(trie, children_K, request.eligible, excluded))
+            stats.masked_counts(torch.tensor([len(children_K)]), torch.tensor([len(children_K) - len(open_K)]))
             best = open_K[self._best_first(mixed_K[open_K], children_K[open_K])[: request.width]]
             nodes_B, scores_B, mixed_B = children_K[best], scores_K[best], mixed_K[best]
             tokens = self._code_ids_LC[depth][trie.token[nodes_B]].tolist()
             prefixes = [[*prefixes[parent], token] for parent, token in zip(parents_K[best], tokens, strict=True)]
         items = trie.leaf_item[trie.leaf_begin[nodes_B]].tolist()
+        stats.search_ended()
+        stats.lap("select")
         return [Decoded(item, score) for item, score in zip(items, mixed_B.tolist(), strict=True)][: request.n]
 
-    async def _rank(self, request: DecodeRequest, prompt: list[int]) -> list[Decoded]:
+    async def _rank(self, request: DecodeRequest, prompt: list[int], stats: StatsRecorder) -> list[Decoded]:
         """The best of the request's candidates."""
         items = request.open_candidates()
-        scores = await self._score_items(request, prompt, items)
+        scores = await self._score_items(request, prompt, items, stats)
         best = self._best_first(scores, self._trie.item_leaf[items] + self._trie.level_begin[-2])[: request.n]
         pairs = zip(items[best].tolist(), scores[best].tolist(), strict=True)
         return [Decoded(item, score) for item, score in pairs]
@@ -219,13 +237,19 @@ class VLLMDecoder:
         raw_C = await self._raw_log_probs(tokens, node, depth)
         return raw_C - np.logaddexp.reduce(raw_C) if self._normalised else raw_C
 
+    def _requests_for(self, nodes_B: NDArray[np.integer]) -> int:
+        """How many requests `_child_log_probs` of these nodes take together."""
+        children_B = self._trie.first_child[nodes_B + 1] - self._trie.first_child[nodes_B]
+        asked = children_B[children_B > 1] if self._normalised else children_B
+        return int(self._engine.requests_for(asked).sum())
+
     async def _raw_log_probs(self, tokens: Sequence[int], node: int, depth: int) -> NDArray[np.float64]:
         children = self._trie.children(node)
         wanted = self._code_ids_LC[depth][self._trie.token[children.start : children.stop]].tolist()
         return await self._engine.log_probs(tokens, wanted)
 
     async def _score_items(
-        self, request: DecodeRequest, prompt: list[int], items: NDArray[np.int32]
+        self, request: DecodeRequest, prompt: list[int], items: NDArray[np.int32], stats: StatsRecorder
     ) -> NDArray[np.float64]:
         trie = self._trie
         tokens_KL = self._code_ids_LC[np.arange(trie.levels), trie.token[trie.paths(items)]]
@@ -242,6 +266,7 @@ class VLLMDecoder:
         # The root first, so that the others find the prompt in the prefix cache. They need not wait for each other.
         answers = await gather(asked(0))
         answers += await gather([one for depth in range(1, trie.levels) for one in asked(depth)])
+        stats.lap("candidates", steps=sum(self._requests_for(level.nodes) for level in tree))
         total = np.zeros(len(items))
         left = iter(answers)
         for level in tree:

@@ -118,6 +118,10 @@ class VLLMEngine:
             return await self._ask(list(tokens), chunks[0])
         return np.concatenate(await gather([self._ask(list(tokens), chunk) for chunk in chunks]))
 
+    def requests_for(self, wanted: NDArray[np.integer]) -> NDArray[np.integer]:
+        """How many requests `log_probs` makes of it for so many wanted tokens."""
+        return -(-wanted // self._ids_at_once)
+
     def close(self) -> None:
         """End the engine's processes and its thread; calling it again does nothing."""
         if self._loop.is_closed():
