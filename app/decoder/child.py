@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from app.decoder.backoff import Backoff
 from app.decoder.process import UNTIL_STDIN_CLOSES
 from app.decoder.settings import UNIX_SCHEME, DecoderSettings
 from app.structured_logging import FIELDS
@@ -94,7 +95,7 @@ class DecoderChild:
         self.stop()
 
     def _supervise(self) -> None:
-        pause_s = self._first_pause_s
+        backoff = Backoff(self._first_pause_s, self._longest_pause_s)
         while not self._stopping.is_set():
             begin = time.monotonic()
             process = self._process = self._launch()
@@ -104,12 +105,10 @@ class DecoderChild:
             self._socket.unlink(missing_ok=True)
             if self._stopping.is_set():
                 return
-            if time.monotonic() - begin > self._longest_pause_s:
-                pause_s = self._first_pause_s
+            pause_s = backoff.pause_s(time.monotonic() - begin)
             fields = {"exit_code": process.returncode, "restart_in_s": pause_s}
             _logger.error("the decoder process ended", extra={FIELDS: fields})
             self._stopping.wait(pause_s)
-            pause_s = min(pause_s * 2, self._longest_pause_s)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         # OpenMP threads that spin while they wait starve each other as soon as an API worker needs a core: a decode of

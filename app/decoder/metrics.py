@@ -60,8 +60,14 @@ class DecoderMetrics:
         )
         self.errors = Counter(
             "tessera_decoder_errors",
-            "Failures: load (a version cannot be loaded), decode (the engine raised), engine_died.",
+            "Failures: load (a version cannot be loaded), decode (the engine raised), engine_died (its process ended).",
             ("kind",),
+            registry=registry,
+        )
+        self.engine_restarts = Counter(
+            "tessera_decoder_engine_restarts",
+            "Attempts to start an engine again that had died: ok, failed.",
+            ("outcome",),
             registry=registry,
         )
         self.loaded = Gauge("tessera_decoder_loaded_versions", "Versions in memory.", registry=registry)

@@ -76,6 +76,10 @@ class Decoder(Protocol):
     observer: Observer | None
     """Told what each batch cost. Decoders made of this one by `for_version` have the same."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether its engine still runs; one that has died stays dead."""
+
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """Decode a batch: for each request min(n, eligible items) distinct items, best first."""
 

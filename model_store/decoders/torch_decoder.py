@@ -56,6 +56,8 @@ class TorchDecoder:
 
     name = "torch"
     observer: Observer | None = None
+    alive = True
+    """It runs in this very process."""
 
     def __init__(
         self,

@@ -107,6 +107,11 @@ class VLLMDecoder:
         other._trie_tensors = TrieTensors(bundle.trie, torch.device("cpu"))
         return other
 
+    @property
+    def alive(self) -> bool:
+        """See `protocol.Decoder`."""
+        return self._engine.alive
+
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """See `protocol.Decoder`.
 

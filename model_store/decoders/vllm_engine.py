@@ -101,6 +101,12 @@ class VLLMEngine:
             self._stop_loop()
             raise
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked. vLLM notices by itself when one of its processes ends."""
+        engine = self._engine
+        return engine is not None and not engine.errored
+
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> "Future[_T]":
         """Run a coroutine in the engine's loop, from any thread. Cancelling the future takes its questions back."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
