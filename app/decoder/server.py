@@ -153,9 +153,9 @@ class DecodeService:
             await asyncio.sleep(self._poll_s)
 
 
-def create_decoder_app(settings: DecoderSettings, engine: Engine) -> FastAPI:
+def create_decoder_app(settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics | None = None) -> FastAPI:
     """Wire the application; models are opened in the background once its lifespan has started."""
-    metrics = DecoderMetrics()
+    metrics = metrics or DecoderMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -201,6 +201,7 @@ def create_decoder_app(settings: DecoderSettings, engine: Engine) -> FastAPI:
     @app.get("/metrics")
     async def exposition() -> Response:
         """Prometheus metrics."""
+        metrics.ready.set(app.state.service.ready)
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return app
