@@ -71,7 +71,15 @@ class SupervisedProcess:
     def _supervise(self) -> None:
         while not self._stopping.is_set():
             begin = time.monotonic()
-            process = self._process = self._launch()
+            try:
+                process = self._process = self._launch()
+            except OSError as error:
+                # No memory or no process to be had; there may be in a moment.
+                _logger.error(
+                    "the decoder process cannot be started: %s", error, extra={FIELDS: {"process": self._name}}
+                )
+                self._stopping.wait(self._backoff.pause_s())
+                continue
             self._wait(process)
             # An engine's processes must not outlive the process that spoke for them.
             _kill_group(process.pid)

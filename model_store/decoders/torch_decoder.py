@@ -189,9 +189,9 @@ class TorchDecoder:
         for depth in range(levels):
             children_UBC, real_UBC = trie.children(nodes_UB, depth)
             log_probs_UBC = self._child_log_probs(hidden_UBH, children_UBC, real_UBC, depth)
-            open_UBC = open_leaves.below(trie, children_UBC)
-            stats.masked(scores_UB, real_UBC, open_UBC)
-            candidates = (scores_UB[:, :, None] + log_probs_UBC).masked_fill(~(real_UBC & open_UBC), _CLOSED)
+            reached = scores_UB[:, :, None] + log_probs_UBC
+            candidates = reached.masked_fill(~(real_UBC & open_leaves.below(trie, children_UBC)), _CLOSED)
+            stats.masked(reached, candidates)
             mixed = opinions.mixed(candidates, children_UBC, trie) if opinions else candidates
             keep = min(width, candidates.shape[1] * candidates.shape[2])
             mixed_UB, flat_UB = mixed.flatten(1).topk(keep, dim=1)

@@ -191,8 +191,7 @@ class VLLMDecoder:
         for depth in range(trie.levels):
             # Only the root can be closed here: deeper beams were open when they were kept.
             if not open_nodes(trie, nodes_B, request.eligible, excluded).any():
-                everything = torch.tensor([len(trie.children(0))])
-                stats.masked_counts(everything, everything)
+                stats.masked_counts(torch.tensor([len(trie.children(0))]), torch.tensor([0]))
                 stats.search_ended()
                 return []
             stats.lap("select")
@@ -212,7 +211,7 @@ class VLLMDecoder:
                 scores, children = (torch.from_numpy(array)[None, None] for array in (scores_K, children_K))
                 mixed_K = opinions.mixed(scores, children, self._trie_tensors)[0, 0].numpy()
             open_K = np.flatnonzero(open_nodes(trie, children_K, request.eligible, excluded))
-            stats.masked_counts(torch.tensor([len(children_K)]), torch.tensor([len(children_K) - len(open_K)]))
+            stats.masked_counts(torch.tensor([len(children_K)]), torch.tensor([len(open_K)]))
             best = open_K[self._best_first(mixed_K[open_K], children_K[open_K])[: request.width]]
             nodes_B, scores_B, mixed_B = children_K[best], scores_K[best], mixed_K[best]
             tokens = self._code_ids_LC[depth][trie.token[nodes_B]].tolist()

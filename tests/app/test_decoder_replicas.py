@@ -259,6 +259,12 @@ def test_a_number_of_replicas_that_makes_no_sense_is_refused(value: str) -> None
     assert "TESSERA_DECODER_REPLICAS: " in done.stderr
 
 
+def test_the_parent_loads_no_model_library() -> None:
+    command = "import sys, app.decoder.process; print({'torch', 'transformers', 'vllm'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.strip() == "set()"
+
+
 def test_gpus_that_are_named_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def gpu(number: int) -> str | None:
         return environment_of(number, DecoderSettings(), "metrics").get("CUDA_VISIBLE_DEVICES")
