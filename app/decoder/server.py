@@ -21,11 +21,12 @@ from pydantic import ValidationError
 
 from app import problems
 from app.decode_wire import DecodeBody, DecodeReply
-from app.decoder.loaded_models import Engine, LoadedModel, LoadedModels, VersionUnusable
+from app.decoder.loaded_models import Engine, LoadedModel, LoadedModels
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.problems import DeadlinePassed, DecodeFailed, DecodeQueueFull, EngineGone, VersionNotLoaded
 from app.decoder.queue import DecodeQueue, QueueFull
 from app.decoder.settings import DecoderSettings
+from app.decoder.version_errors import EngineRestarting, VersionUnusable
 from app.json_response import Json
 from app.problems import BodyTooLarge, Problem
 from model_store.bundle import ModelStore
@@ -52,6 +53,7 @@ class DecodeService:
         self.engine = engine
         self.models = LoadedModels(ModelStore(settings.store), settings, engine, metrics)
         self._store = ModelStore(settings.store)
+        self._active: str | None = None
         self._poll_s = settings.active_poll_ms / 1000
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
@@ -59,10 +61,16 @@ class DecodeService:
             self._run, limit=settings.queue, batch=settings.batch, metrics=metrics
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether a version is loaded, warm and checked, and the active one not without its engine."""
+        return bool(self.models.versions) and not self.models.is_restarting(self._active)
+
     async def run(self) -> None:
-        """Serve the queue and follow the active version until cancelled."""
+        """Serve the queue, follow the active version and watch the engines until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.work())
+            group.create_task(self.models.watch())
             group.create_task(self._follow_active())
 
     async def decode(self, body: DecodeBody) -> DecodeReply:
@@ -85,6 +93,8 @@ class DecodeService:
             raise DeadlinePassed from None
         except QueueFull:
             raise DecodeQueueFull from None
+        except EngineRestarting as error:
+            raise EngineGone(str(error)) from error
         except VersionUnusable as error:
             raise VersionNotLoaded(str(error)) from error
         return DecodeReply(
@@ -104,8 +114,7 @@ class DecodeService:
         try:
             return await self._queue.decode(model, request, expires)
         except EngineDied as error:
-            self._metrics.errors.labels("engine_died").inc()
-            self.models.discard(model)
+            self.models.engine_died(model)
             raise EngineGone from error
         except (TimeoutError, QueueFull):
             raise
@@ -122,17 +131,17 @@ class DecodeService:
     async def _follow_active(self) -> None:
         """Keep the store's active version loaded, so that a switch finds it warm."""
         while True:
-            active = await asyncio.to_thread(self._store.active)
-            if active is not None:
+            self._active = await asyncio.to_thread(self._store.active)
+            if self._active is not None:
                 # Its trouble has been logged, and whoever asks for it is told.
                 with suppress(VersionUnusable):
-                    await self.models.get(active)
+                    await self.models.get(self._active)
             await asyncio.sleep(self._poll_s)
 
 
-def create_decoder_app(settings: DecoderSettings, engine: Engine) -> FastAPI:
+def create_decoder_app(settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics | None = None) -> FastAPI:
     """Wire the application; models are opened in the background once its lifespan has started."""
-    metrics = DecoderMetrics()
+    metrics = metrics or DecoderMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -168,15 +177,17 @@ def create_decoder_app(settings: DecoderSettings, engine: Engine) -> FastAPI:
 
     @app.get("/health/ready")
     async def ready() -> Response:
-        """A version is loaded, warm and checked; 503 until then."""
-        models = app.state.service.models
-        status = "ready" if models.versions else "not_ready"
+        """A version is loaded, warm and checked; 503 until then, and while the engine is being started again."""
+        service = app.state.service
+        status = "ready" if service.ready else "not_ready"
+        models = service.models
         body = {"status": status, "engine": engine, "versions": models.versions, "troubles": models.troubles}
-        return Json(body, status_code=200 if models.versions else 503)
+        return Json(body, status_code=200 if service.ready else 503)
 
     @app.get("/metrics")
     async def exposition() -> Response:
         """Prometheus metrics."""
+        metrics.ready.set(app.state.service.ready)
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return app

@@ -38,7 +38,15 @@ class DecoderSettings(BaseSettings):
         default="auto",
         description="What runs the model. auto: vLLM where it is installed and there is a GPU, else torch.",
     )
-    queue: int = Field(default=64, ge=1, description="Decodes that may wait; more are refused with 429.")
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes behind the address, each with its own copy of the model and its own queue.",
+    )
+    queue: int = Field(
+        default=64, ge=1, description="Decodes that may wait in each replica; more are refused with 429."
+    )
     batch: int = Field(default=8, ge=1, le=256, description="Waiting decodes that go through the model together.")
     beam_width: int = Field(
         default=50,

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.decoders.decode_stats import Observer
 from model_store.prefix_trie import EligibleItems
 from model_store.prompts import PromptEncoder
 
@@ -83,6 +84,13 @@ class Decoder(Protocol):
 
     name: str
     """What entries decoded by it are marked with; one of `cache_schema.GENERATORS`."""
+
+    observer: Observer | None
+    """Told what each batch cost. Decoders made of this one by `for_version` have the same."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether its engine still runs; one that has died stays dead."""
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """Decode a batch: for each request min(n, eligible items) distinct items, best first.

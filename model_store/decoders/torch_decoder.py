@@ -7,6 +7,7 @@ Shapes: U users, B beams, C children (padded to the level's largest family), H h
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -20,11 +21,13 @@ from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.checkpoint import load_language_model
 from model_store.decoders.collaborative_score import CollaborativeScore
+from model_store.decoders.decode_stats import Observer
 from model_store.decoders.diversity import BeamChoice
 from model_store.decoders.item_tree import TreeLevel, item_tree
 from model_store.decoders.language_model import HuggingFaceModel, LanguageModel
 from model_store.decoders.open_leaves import OpenLeaves
 from model_store.decoders.protocol import Decoded, DecodeRequest, render
+from model_store.decoders.stats_recorder import StatsRecorder
 from model_store.decoders.tree_attention import TreePass, whole_tree
 from model_store.decoders.trie_tensors import TrieTensors
 from model_store.errors import DecoderUnusable
@@ -52,6 +55,9 @@ class TorchDecoder:
     """
 
     name = "torch"
+    observer: Observer | None = None
+    alive = True
+    """It runs in this very process."""
 
     def __init__(
         self,
@@ -130,13 +136,17 @@ class TorchDecoder:
     @torch.inference_mode()
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """See `protocol.Decoder`. Requests with and without a query share a batch; candidates are ranked apart."""
+        stats = StatsRecorder(self._device)
         prompts = [render(self._prompts, request) for request in requests]
+        stats.lap("render")
         answers: list[list[Decoded]] = [[] for _ in requests]
         for batch in self._batches(requests, prompts):
             chosen = [requests[i] for i in batch]
             run = self._search if chosen[0].candidates is None else self._rank
-            for index, answer in zip(batch, run(chosen, [prompts[i] for i in batch]), strict=True):
+            for index, answer in zip(batch, run(chosen, [prompts[i] for i in batch], stats), strict=True):
                 answers[index] = answer
+        if self.observer is not None:
+            self.observer(stats.finish())
         return answers
 
     @torch.inference_mode()
@@ -181,11 +191,14 @@ class TorchDecoder:
                 yield order[start:at]
                 start = at
 
-    def _search(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> list[list[Decoded]]:
+    def _search(
+        self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]], stats: StatsRecorder
+    ) -> list[list[Decoded]]:
         """Beam search: the best of the whole catalogue."""
         width = requests[0].width
         trie, levels = self._trie_arrays, self._trie.levels
         tree = TreePass(self._model, *self._prompt_batch(prompts), width * (levels - 1))
+        stats.lap("prompt", steps=1)
         open_leaves = OpenLeaves(self._trie, requests, self._device)
         opinions = self._collaborative.opinions(requests) if self._collaborative else None
         choice = BeamChoice(self._trie, trie, requests)
@@ -197,9 +210,9 @@ class TorchDecoder:
         for depth in range(levels):
             children_UBC, real_UBC = trie.children(nodes_UB, depth)
             log_probs_UBC = self._child_log_probs(hidden_UBH, children_UBC, real_UBC, depth)
-            candidates = (scores_UB[:, :, None] + log_probs_UBC).masked_fill(
-                ~(real_UBC & open_leaves.below(trie, children_UBC)), _CLOSED
-            )
+            reached = scores_UB[:, :, None] + log_probs_UBC
+            candidates = reached.masked_fill(~(real_UBC & open_leaves.below(trie, children_UBC)), _CLOSED)
+            stats.masked(reached, candidates)
             mixed = opinions.mixed(candidates, children_UBC, trie) if opinions else candidates
             mixed_UB, flat_UB = choice.best(mixed.flatten(1), children_UBC.flatten(1), width, depth + 1)
             scores_UB = candidates.flatten(1).gather(1, flat_UB)
@@ -207,10 +220,17 @@ class TorchDecoder:
             nodes_UB = children_UBC.flatten(1).gather(1, flat_UB)
             if depth + 1 < levels:
                 tree.follow(parents_UB, self._code_ids_LC[depth][trie.token[nodes_UB]])
-                hidden_UBH = tree.states(self._undecided(nodes_UB) & mixed_UB.isfinite())
+                wanted_UB = self._undecided(nodes_UB) & mixed_UB.isfinite()
+                stats.lap("select")
+                passes = tree.passes
+                hidden_UBH = tree.states(wanted_UB)
+                stats.lap("beams", steps=tree.passes - passes)
         leaves_UB = (nodes_UB - int(self._trie.level_begin[-2])).cpu().numpy()
         scores = mixed_UB.float().cpu().numpy()
-        return [self._best(leaves_UB[row], scores[row], request) for row, request in enumerate(requests)]
+        answers = [self._best(leaves_UB[row], scores[row], request) for row, request in enumerate(requests)]
+        stats.search_ended()
+        stats.lap("select")
+        return answers
 
     def _undecided(self, nodes_UB: Tensor) -> Tensor:
         """Whether the model has a say in what follows each node: an only child is certain."""
@@ -219,12 +239,15 @@ class TorchDecoder:
         first = self._trie_arrays.first_child
         return first[nodes_UB + 1] - first[nodes_UB] > 1
 
-    def _rank(self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]]) -> list[list[Decoded]]:
+    def _rank(
+        self, requests: Sequence[DecodeRequest], prompts: Sequence[NDArray[np.int32]], stats: StatsRecorder
+    ) -> list[list[Decoded]]:
         """The best of each request's candidates."""
         items = [request.open_candidates() for request in requests]
         if not any(len(some) for some in items):
             return [[] for _ in requests]
         scores = self._score(requests, prompts, items)
+        stats.lap("candidates", steps=math.ceil(max(map(len, items)) / SCORED_TOGETHER))
         return [
             self._best(self._trie.item_leaf[some], found, request)
             for request, some, found in zip(requests, items, scores, strict=True)

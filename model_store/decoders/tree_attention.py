@@ -29,6 +29,10 @@ class TreePass:
         prompts_UT: token ids, padded on the right with any id; int64 [U, T].
         lengths_U: real tokens of each prompt; int64 [U].
         slots: positions likely to be needed beyond the prompt, all levels together.
+
+    Attributes:
+        prompt_hidden_UH: the hidden state behind each prompt.
+        passes: how often the model has been called.
     """
 
     def __init__(self, model: LanguageModel, prompts_UT: Tensor, lengths_U: Tensor, slots: int) -> None:
@@ -45,6 +49,7 @@ class TreePass:
 
         # Causal attention with the padding on the right: no real position ever looks at a padded one.
         hidden_UTH = model.hidden(prompts_UT, places_UT, None, self._cache)
+        self.passes = 1
         self.prompt_hidden_UH = hidden_UTH[torch.arange(users, device=prompts_UT.device), lengths_U - 1]
 
     def follow(self, parents_UB: Tensor, tokens_UB: Tensor) -> None:
@@ -90,6 +95,7 @@ class TreePass:
         tree_visible = torch.zeros(users, width, self._entered, dtype=torch.bool, device=device)
         tree_visible.scatter_(2, way_USD, True)
         visible = torch.cat([self._prompt_visible_UT[:, None].expand(-1, width, -1), tree_visible], dim=2)
+        self.passes += 1
         hidden_USH = self._model.hidden(
             self._tokens_UBD.flatten(1).gather(1, steps_US), self._lengths_U[:, None] + level_US, visible, self._cache
         )

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
+from model_store.decoders.decode_stats import DecodeStats, Observer
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
 from model_store.decoders.torch_decoder import SCORED_TOGETHER
 from model_store.decoders.vllm_engine import VLLMEngine
@@ -60,6 +61,7 @@ class VLLMDecoder:
     """
 
     name = "vllm"
+    observer: Observer | None = None
 
     def __init__(self, bundle: Bundle, *, batch_size: int = 8, max_adapters: int = 1) -> None:
         self._bundle = bundle
@@ -95,13 +97,21 @@ class VLLMDecoder:
         other._open()
         return other
 
+    @property
+    def alive(self) -> bool:
+        """See `protocol.Decoder`."""
+        return self._engine.alive
+
     def decode(self, requests: Sequence[DecodeRequest]) -> list[list[Decoded]]:
         """See `protocol.Decoder`.
 
         Raises:
             EngineDied: the engine's process ended.
         """
-        answers = self._engine.call("tessera_decode", *self._version, *pack_requests(requests))
+        answers, stats = self._engine.call("tessera_decode", *self._version, *pack_requests(requests))
+        if self.observer is not None:
+            for of_batch in stats:
+                self.observer(DecodeStats(**of_batch))
         return [[Decoded(item, score) for item, score in answer] for answer in answers]
 
     def score_items(

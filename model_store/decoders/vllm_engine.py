@@ -12,8 +12,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import AutoConfig
-
 from model_store.decoders.vllm_adapters import engine_arguments, refuses_adapters, unusable
 from model_store.decoders.vllm_worker import VLLMWorkerExtension
 from model_store.errors import DecoderUnusable
@@ -106,6 +104,12 @@ class VLLMEngine:
             self._stop_loop()
             raise
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked. vLLM notices by itself when one of its processes ends."""
+        engine = self._engine
+        return engine is not None and not engine.errored
+
     def call(self, method: str, *arguments: Any) -> Any:
         """What a method of `VLLMWorkerExtension` returns; calls of several threads run one after the other.
 
@@ -168,6 +172,8 @@ class VLLMEngine:
 
 def _cache_bytes(checkpoint: Path, max_tokens: int) -> int:
     """Room in vLLM's own cache for the one sequence it insists on; tree passes keep their own keys and values."""
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(checkpoint, local_files_only=True).get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -9,10 +9,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_store.decoders.decode_stats import DecodeStats
 from model_store.decoders.vllm_adapters import adapter_of, unusable
 from model_store.decoders.vllm_wire import RequestReader, unpack_items
 from model_store.errors import TesseraError
@@ -56,11 +57,13 @@ class VLLMWorkerExtension:
 
     def tessera_decode(
         self, folder: str, batch_size: int, requests: Sequence[dict[str, Any]], masks: Sequence[bytes]
-    ) -> list[list[tuple[int, float]]]:
-        """See `protocol.Decoder.decode`; as `vllm_wire` packs requests."""
+    ) -> tuple[list[list[tuple[int, float]]], list[dict[str, Any]]]:
+        """See `protocol.Decoder.decode`; as `vllm_wire` packs requests. With what it cost, as `DecodeStats`."""
         version = self._tessera_version(folder, batch_size)
+        stats: list[DecodeStats] = []
+        version.decoder.observer = stats.append
         answers = version.decoder.decode(version.reader.read(requests, masks))
-        return [[(one.item, one.score) for one in answer] for answer in answers]
+        return [[(one.item, one.score) for one in answer] for answer in answers], [asdict(one) for one in stats]
 
     def tessera_score_items(
         self, folder: str, batch_size: int, history: bytes, items: bytes, query: str | None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from app.circuit_breaker import CircuitBreaker
@@ -115,6 +116,19 @@ async def test_starting_waits_for_nothing_and_stopping_ends_a_start_half_way(
     assert process is not None
     child.stop()
     assert not lives(process)
+
+
+async def test_a_child_may_have_replicas_and_they_end_with_it(settings: DecoderSettings, tmp_path: Path) -> None:
+    replicated = settings.model_copy(update={"replicas": 2, "threads": 1})
+    with DecoderChild(replicated, tmp_path / "home") as child:
+        live = LiveDecoding(child.address)
+        await until_ready(live)
+        assert len((await live.decode(REQUEST)).items) == 5
+        await live.aclose()
+        assert child.pid is not None
+        started = [process.pid for process in psutil.Process(child.pid).children()]
+        assert len(started) == 2
+    assert not any(lives(process) for process in started)
 
 
 _PARENT = """

@@ -231,6 +231,31 @@ async def test_metrics_count_by_status(decoder: RunningDecoder) -> None:
     assert await decoder.metric("tessera_decoder_beams_total") == 10
 
 
+async def test_metrics_tell_where_the_time_of_a_decode_went_and_what_was_masked(
+    decoder: RunningDecoder, bundle: Bundle
+) -> None:
+    async def counted(name: str, stage: str) -> float:
+        return await decoder.metric(f"tessera_decoder_{name}", stage=stage)
+
+    stages = ("render", "prompt", "beams", "select")
+    assert await counted("steps_total", "prompt") == 0, "warming up does not count"
+    await ask(decoder)
+    assert [await counted("stage_seconds_count", stage) for stage in ("decode", *stages)] == [1] * 5
+    within = [await counted("stage_seconds_sum", stage) for stage in stages]
+    assert min(within) > 0
+    assert sum(within) <= await counted("stage_seconds_sum", "decode")
+    assert await counted("steps_total", "prompt") == 1
+    assert 1 <= await counted("steps_total", "beams") < bundle.trie.levels
+    assert await decoder.metric("tessera_decoder_masked_share_count") == 1
+    assert await decoder.metric("tessera_decoder_masked_share_sum") == 0, "nothing was filtered"
+
+    await ask(decoder, eligible=pack_mask(np.arange(ITEMS) < ITEMS // 3))
+    assert 0.3 < await decoder.metric("tessera_decoder_masked_share_sum") < 1
+    await ask(decoder, candidates=[3, 4, 5])
+    assert await counted("steps_total", "candidates") == 1
+    assert await decoder.metric("tessera_decoder_masked_share_count") == 2
+
+
 def test_it_listens_to_this_machine_alone_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoder_settings(address="unix:///run/decoder.sock").socket_path == Path("/run/decoder.sock")
     assert decoder_settings(address="http://[::1]:9000").host_and_port == ("::1", 9000)

@@ -14,6 +14,7 @@ import redis
 from app.decoder.loaded_models import LoadedModels
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.settings import DecoderSettings
+from app.decoder.version_errors import EngineRestarting
 from app.settings import Settings
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.protocol import DecodeRequest
@@ -177,21 +178,47 @@ async def test_a_shared_language_model_goes_with_the_last_version_of_it(
     await until(lambda: engine.holders == 1)
     assert models.versions == [extended.bundle.version, "other"], "two are kept"
     assert language_model() is not None, "the base has gone, its language model has not"
-    models.discard(extended)
     del extended
+    await models.get(build_tiny_bundle(store, version="another", seed=6, activate=False).version)
     await until(lambda: engine.holders == 0)
-    gc.collect()
-    assert language_model() is None
+
+    def is_gone() -> bool:
+        gc.collect()
+        return language_model() is None
+
+    # Closing takes a thread, which may need a moment more.
+    await until(is_gone)
 
 
-async def test_a_dead_engine_takes_every_version_that_shares_it(
+async def test_a_dead_engine_takes_every_version_that_shares_it_and_all_come_back(
     models: LoadedModels, store: Path, bundle: Bundle
 ) -> None:
     base = await models.get("tiny-1")
     extended = await models.get(extend(store, bundle).version)
-    models.discard(extended)
+    models.engine_died(extended)
+    models.engine_died(base)
     assert models.versions == []
-    assert (await models.get("tiny-1")).engine is not base.engine
+    for version in ("tiny-1", extended.bundle.version):
+        with pytest.raises(EngineRestarting, match="its engine's process ended"):
+            await models.get(version)
+    await until(lambda: len(models.versions) == 2 and not models.troubles)
+    new = await models.get("tiny-1")
+    assert new.engine is not base.engine
+    assert new.engine is (await models.get(extended.bundle.version)).engine
+    assert new.engine.holders == 2
+
+
+async def test_a_version_whose_place_was_taken_is_not_brought_back(
+    models: LoadedModels, store: Path, bundle: Bundle
+) -> None:
+    models.engine_died(await models.get("tiny-1"))
+    await until(lambda: models.versions == ["tiny-1"])
+    models.engine_died(await models.get("tiny-1"))
+    for seed in (5, 6):
+        await models.get(build_tiny_bundle(store, version=f"other-{seed}", seed=seed, activate=False).version)
+    await until(lambda: not models.is_restarting("tiny-1"))
+    assert models.versions == ["other-5", "other-6"]
+    assert (await models.get("tiny-1")).bundle.version == "tiny-1", "whoever asks for it has it loaded"
 
 
 @pytest.mark.vllm

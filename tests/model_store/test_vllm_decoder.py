@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
+from model_store.decoders.decode_stats import DecodeStats
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.decoders.vllm_decoder import VLLMDecoder
@@ -229,6 +230,25 @@ def test_filters_prune_and_never_rescore(decoder: VLLMDecoder, bundle: Bundle) -
     assert sorted(items) == sorted(allowed)
     scores = decoder.score_items(HISTORIES[0], np.array(items, dtype=np.int32))
     np.testing.assert_allclose([one.score for one in decoded], scores, atol=1e-3)
+
+
+def test_it_says_what_a_decode_cost_as_the_torch_decoder_does(
+    decoder: VLLMDecoder, torch_decoder: TorchDecoder, bundle: Bundle
+) -> None:
+    few = EligibleItems.from_mask(bundle.trie, np.arange(ITEMS) % 5 == 0)
+    ours, theirs = decoder.for_version(bundle), torch_decoder.for_version(bundle)
+    said: dict[str, list[DecodeStats]] = {"ours": [], "theirs": []}
+    ours.observer, theirs.observer = said["ours"].append, said["theirs"].append
+    search = DecodeRequest(history=HISTORIES[1], n=10, beam_width=EVERY_PREFIX, eligible=few, excluded=HISTORIES[2])
+    rank = DecodeRequest(history=HISTORIES[1], n=3, beam_width=3, candidates=np.arange(9, dtype=np.int32))
+    for request in (search, rank):
+        ours.decode([request])
+        theirs.decode([request])
+    (searched, ranked), (expected, expected_ranked) = said["ours"], said["theirs"]
+    assert searched.masked_shares == pytest.approx(expected.masked_shares)
+    assert set(searched.seconds) == set(expected.seconds)
+    assert (searched.steps, ranked.steps) == (expected.steps, expected_ranked.steps)
+    assert decoder.observer is None
 
 
 def test_nothing_eligible_gives_an_empty_list(decoder: VLLMDecoder, bundle: Bundle) -> None:
