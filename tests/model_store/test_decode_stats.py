@@ -66,11 +66,11 @@ def test_masked_share_counts_the_children_of_every_live_beam(bundle: Bundle) -> 
 def test_steps_are_forward_passes(bundle: Bundle) -> None:
     search = DecodeRequest(history=HISTORY, n=5, beam_width=10)
     rank = DecodeRequest(history=HISTORY, n=5, beam_width=10, candidates=np.arange(9, dtype=np.int32))
-    # No item of this catalogue shares more than three codes with another, so that no last code is a choice.
-    assert np.diff(bundle.trie.first_child[bundle.trie.level_begin[-3] : bundle.trie.level_begin[-2] + 1]).max() == 1
-    assert observed(bundle, [search, search]).steps == {"prompt": 1, "beams": 2}
-    both = observed(bundle, [search, rank])
-    assert both.steps == {"prompt": 1, "beams": 2, "candidates": 1}
+    alone, both = observed(bundle, [search, search]).steps, observed(bundle, [search, rank])
+    # A pass in which no beam has a choice to make is none.
+    assert alone["prompt"] == 1
+    assert 1 <= alone["beams"] < bundle.trie.levels
+    assert both.steps == {**alone, "candidates": 1}
     assert set(both.seconds) == {"render", "prompt", "beams", "candidates", "select"}
     assert min(both.seconds.values()) > 0
 
