@@ -31,6 +31,7 @@ from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.decoders.tree_attention import TreePass
 from model_store.decoders.trie_tensors import TrieTensors
+from model_store.float32_products import use_fast_float32_products
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
 from model_store.prefix_trie import EligibleItems, PrefixTrie
 from model_store.prompts import PromptEncoder
@@ -141,6 +142,7 @@ def measure(quick: bool) -> Report:
     """All sizes, both sides."""
     # Operations this small gain little from a second thread, and wait for it whenever something else has its core.
     torch.set_num_threads(1)
+    use_fast_float32_products()
     torch.manual_seed(0)
     model = opinionated(
         scratch_model(hidden=_HIDDEN, layers=_LAYERS, vocabulary=_TEXT_TOKENS + _LEVELS * CODEBOOK_SIZE)

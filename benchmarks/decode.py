@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks import harness
+from benchmarks.counted_model import CountedModel
 from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.random_models import opinionated, random_codes, scratch_model
 from model_store.code_tokens import CodeTokens
-from model_store.decoders.language_model import AppendOnlyLayer, HuggingFaceModel
 from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.float32_products import use_fast_float32_products
@@ -61,25 +60,6 @@ class Cell:
 _CELLS = (Cell(16, 20), Cell(16, 50), Cell(50, 20), Cell(50, 50))
 
 
-class Counted(HuggingFaceModel):
-    """A model that counts what it computes."""
-
-    positions = 0
-    states = 0
-
-    def hidden(
-        self, tokens_UT: Tensor, positions_UT: Tensor, visible_UTK: Tensor | None, cache: list[AppendOnlyLayer] | None
-    ) -> Tensor:
-        """See `LanguageModel`."""
-        self.positions += tokens_UT.numel()
-        return super().hidden(tokens_UT, positions_UT, visible_UTK, cache)
-
-    def logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        """See `LanguageModel`."""
-        self.states += hidden.shape[:-1].numel()
-        return super().logits(hidden, token_ids)
-
-
 class Bench:
     """One model under both decoders.
 
@@ -108,7 +88,7 @@ class Bench:
         ids = text_tokens + np.arange(_LEVELS * CODEBOOK_SIZE, dtype=np.int32)
         tokens = CodeTokens(ids.reshape(_LEVELS, CODEBOOK_SIZE))
         self.prompts = PromptEncoder((1,), tokens.of_items(codes), max_history=max(cell.history for cell in _CELLS))
-        self._counted = Counted(self.model)
+        self._counted = CountedModel(self.model)
         self.tree = TorchDecoder(self._counted, tokens, self.prompts, trie, batch_size=_TREE_BATCH)
         self._item_of = {tuple(row): item for item, row in enumerate(self.prompts.item_tokens_NL.tolist())}
         self._children: dict[tuple[int, ...], list[int]] = {}

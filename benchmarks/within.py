@@ -7,10 +7,9 @@ line is about, and for 32 handed over together (4 with --quick), where less is s
 work. The candidates are what 50 beams found before the newest event. Before anything is timed their scores are compared
 with those that a beam search gives the same items: equal within 1e-3. The prompts alone are timed too: nothing that
 reads the history can take less.
-Floor: the multiplications that exact scores need, 2 N (T + S) with N weights outside the embeddings, T prompt tokens
-and S further positions (K for each of three levels in a beam search; with candidates the distinct nodes on the way to
-them that have several children, or lead to one that has), at the matrix product rate of the same run. Attention and the
-projection onto code tokens are left out.
+Floor: the multiplications of the positions that each side computes, 2 N (T + S) with N weights outside the embeddings, T
+prompt tokens and S further positions (of both kinds of search only nodes that have several children, or lead to one
+that has), at the matrix product rate of the same run. Attention and the projection onto code tokens are left out.
 """
 
 from collections.abc import Callable
@@ -22,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import harness
+from benchmarks.counted_model import CountedModel
 from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.random_models import opinionated, random_codes, scratch_model
 from model_store.code_tokens import CodeTokens
-from model_store.decoders.item_tree import item_tree
-from model_store.decoders.language_model import HuggingFaceModel
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
+from model_store.float32_products import use_fast_float32_products
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
 from model_store.prefix_trie import PrefixTrie
 from model_store.prompts import PromptEncoder
@@ -72,7 +71,8 @@ class Bench:
         ids = _TEXT_TOKENS + np.arange(_LEVELS * CODEBOOK_SIZE, dtype=np.int32)
         tokens = CodeTokens(ids.reshape(_LEVELS, CODEBOOK_SIZE))
         self.prompts = PromptEncoder((1,), tokens.of_items(codes), max_history=_HISTORY)
-        self.decoder = TorchDecoder(HuggingFaceModel(self.model), tokens, self.prompts, self.trie, batch_size=_BATCH)
+        self._counted = CountedModel(self.model)
+        self.decoder = TorchDecoder(self._counted, tokens, self.prompts, self.trie, batch_size=_BATCH)
         random = np.random.default_rng(1)
         self.users = [random.integers(0, _ITEMS, _HISTORY).astype(np.int32) for _ in range(users)]
         before = [DecodeRequest(history=user[:-1], n=max(_KEPT), beam_width=_ENTRY_BEAMS) for user in self.users]
@@ -98,9 +98,12 @@ class Bench:
 
     def sizes(self, kept: int) -> Sizes:
         """Positions that the two sides compute."""
-        trees = [item_tree(self.trie, cached[:kept], skip_certain=True) for cached in self.cached]
-        beams = sum(min(kept, int(nodes)) for nodes in np.diff(self.trie.level_begin)[1:-1])
-        return Sizes(float(np.mean([sum(len(level.nodes) for level in tree[1:]) for tree in trees])), float(beams))
+        return Sizes(*(self._positions(requests) for requests in (self.within(kept), self.beam(kept))))
+
+    def _positions(self, requests: list[DecodeRequest]) -> float:
+        before = self._counted.positions
+        self.decoder.decode(requests)
+        return (self._counted.positions - before) / len(requests) - (1 + _LEVELS * _HISTORY)
 
     def flops(self, positions: float) -> float:
         """Multiplications and additions of one user with so many positions beyond the prompt."""
@@ -123,6 +126,8 @@ def measure(quick: bool) -> Report:
     """Both sides, and what they share, on both models."""
     # Operations this small gain little from a second thread, and wait for it whenever something else has its core.
     torch.set_num_threads(1)
+    # Both sides gain.
+    use_fast_float32_products()
     users = _QUICK_USERS if quick else _USERS
     report = Report()
     for name, (hidden, layers) in _MODELS.items():
