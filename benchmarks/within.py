@@ -7,9 +7,9 @@ line is about, and for 32 handed over together (4 with --quick), where less is s
 work. The candidates are what 50 beams found before the newest event. Before anything is timed their scores are compared
 with those that a beam search gives the same items: equal within 1e-3. The prompts alone are timed too: nothing that
 reads the history can take less.
-Floor: the multiplications of the positions that each side computes, 2 N (T + S) with N weights outside the embeddings, T
-prompt tokens and S further positions (of both kinds of search only nodes that have several children, or lead to one
-that has), at the matrix product rate of the same run. Attention and the projection onto code tokens are left out.
+Floor: the multiplications of the positions that each side computes, 2 N (T + S) with N weights outside the embeddings,
+T prompt tokens and S further positions (on both sides nodes that have several children, or lead to one that has), at
+the matrix product rate of the same run. Attention and the projection onto code tokens are left out.
 """
 
 from collections.abc import Callable
