@@ -35,6 +35,7 @@ _STDERR = 2
 _LINE_BYTES = 65536
 # Connections accepted before other work of the loop has its turn.
 _ACCEPTED_TOGETHER = 64
+_CORES_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
 _GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -204,14 +205,22 @@ def run_replicas(settings: DecoderSettings) -> None:
 
 
 def environment_of(number: int, settings: DecoderSettings, metrics_folder: str) -> dict[str, str]:
-    """The environment of one replica. GPUs that CUDA_VISIBLE_DEVICES names are dealt out, one each."""
+    """The environment of one replica. GPUs that CUDA_VISIBLE_DEVICES names are dealt out, one each; so are cores."""
     # They share the cores; see `child` for what OpenMP threads that spin while they wait do then.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **settings.to_environment()}
     environment[MULTIPROCESS_VARIABLE] = metrics_folder
     gpus = [name for name in environment.get(_GPUS_VARIABLE, "").split(",") if name.strip()]
     if len(gpus) > 1:
         environment[_GPUS_VARIABLE] = gpus[number % len(gpus)]
+    # Left to itself, vLLM's CPU build binds all replicas to the same cores, where one that waits starves the others.
+    environment.setdefault(_CORES_VARIABLE, ",".join(map(str, cores_of(number, settings.replicas))))
     return environment
+
+
+def cores_of(number: int, replicas: int) -> list[int]:
+    """The cores of one replica; several share one where there are fewer cores than replicas."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return cores[number::replicas] or [cores[number % len(cores)]]
 
 
 def _application_without_replica(replicas: Sequence[RunningReplica], metrics_folder: str) -> FastAPI:

@@ -18,7 +18,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from app.decoder.replicas import environment_of
+from app.decoder.replicas import cores_of, environment_of
 from app.decoder.settings import DecoderSettings
 from app.live_decoding import LiveDecoding, LiveRequest
 from tests.app.test_server import free_port
@@ -277,6 +277,15 @@ def test_gpus_that_are_named_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu(1) == "3"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert gpu(1) is None
+
+
+def test_cores_are_dealt_out() -> None:
+    here = sorted(os.sched_getaffinity(0))
+    assert cores_of(0, 1) == here
+    for replicas in (2, 3, 2 * len(here)):
+        dealt = [cores_of(number, replicas) for number in range(replicas)]
+        assert {core for cores in dealt for core in cores} == set(here)
+        assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
 
 @pytest.mark.vllm
