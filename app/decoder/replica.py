@@ -19,8 +19,8 @@ from prometheus_client import values
 from pydantic import BaseModel
 
 from app import structured_logging
+from app.decoder.engines import choose_engine
 from app.decoder.handed_connections import ClosesConnections, HandedConnections
-from app.decoder.loaded_models import choose_engine
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.parent_watch import end_when_stdin_closes
 from app.decoder.server import DecodeService, create_decoder_app

@@ -20,9 +20,9 @@ from prometheus_client.multiprocess import mark_process_dead
 from pydantic import ValidationError
 
 from app import problems
+from app.decoder.engines import check_engine
 from app.decoder.handed_connections import ClosesConnections, HandedConnections
 from app.decoder.listening import listening
-from app.decoder.loaded_models import check_engine
 from app.decoder.metrics import exposition_of_replicas
 from app.decoder.problems import NoReplicaReady
 from app.decoder.replica import ReplicaState, replica_name

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from app import problems
 from app.decode_wire import DecodeBody, DecodeReply
-from app.decoder.loaded_models import Engine, LoadedModel, LoadedModels
+from app.decoder.engines import Engine
+from app.decoder.loaded_models import LoadedModel, LoadedModels
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.problems import DeadlinePassed, DecodeFailed, DecodeQueueFull, EngineGone, VersionNotLoaded
 from app.decoder.queue import DecodeQueue, QueueFull
@@ -45,7 +46,7 @@ class DecodeService:
 
     Args:
         settings: queue, batch, store.
-        engine: what runs the models (see `loaded_models.choose_engine`).
+        engine: what runs the models (see `engines.choose_engine`).
         metrics: what is counted.
     """
 
