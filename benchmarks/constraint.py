@@ -49,6 +49,7 @@ _CLOSED = float("-inf")
 
 _TIMES_SMALL = 1.10
 _TIMES_UNFILTERED = 1.05
+_SHARE = 0.05
 
 _FREE, _FILTERED, _USUAL = "no filter", "1 % eligible", "usual scores"
 _SIDES = (_FREE, _FILTERED, _USUAL)
@@ -235,6 +236,16 @@ def _report(
             _TIMES_UNFILTERED,
         )
         for size in sorted({_LARGE, largest})
+    ]
+    claims += [
+        Claim.at_most(
+            f"the constraint's share of a decode, {size:,} items, {name}",
+            sums_ms[size, name].median / decode_ms[size, name].median,
+            "",
+            _SHARE,
+        )
+        for size in sorted({_LARGE, largest})
+        for name in (_FREE, _FILTERED)
     ]
     panels = {
         title: {

@@ -259,6 +259,18 @@ def questions(draw, items):
     }
 
 
+def drawn_requests(data, world):
+    """Some requests of any kind, each with a width that may be too narrow."""
+    asked = data.draw(st.lists(questions(len(world.codes)), min_size=1, max_size=6))
+    requests = []
+    for question in asked:
+        mask = question.pop("mask")
+        eligible = None if mask is None else EligibleItems.from_mask(world.trie, np.array(mask))
+        width = data.draw(st.integers(1, 12))
+        requests.append(DecodeRequest(beam_width=width, eligible=eligible, **question))
+    return requests
+
+
 def plain_beam_search(world, request):
     """Prefixes and their scores in a dict, level by level."""
     added = world.brute_force_levels(request.history, request.query)
@@ -281,13 +293,7 @@ def plain_beam_search(world, request):
 @settings(max_examples=40, deadline=None)
 def test_a_beam_of_any_width_keeps_what_a_plain_beam_search_keeps(neox, codes, score, data):
     world = World(neox.model, score=score, codes=codes)
-    asked = data.draw(st.lists(questions(len(codes)), min_size=1, max_size=6))
-    requests = []
-    for question in asked:
-        mask = question.pop("mask")
-        eligible = None if mask is None else EligibleItems.from_mask(world.trie, np.array(mask))
-        width = data.draw(st.integers(1, 12))
-        requests.append(DecodeRequest(beam_width=width, eligible=eligible, **question | {"candidates": None}))
+    requests = [replace(request, candidates=None) for request in drawn_requests(data, world)]
     for request, answer in zip(requests, world.decoder.decode(requests), strict=True):
         expected = plain_beam_search(world, request)
         assert [decoded.item for decoded in answer] == [item for item, _ in expected]
@@ -317,12 +323,7 @@ def test_a_million_beams_end_at_items_that_may_be_shown(neox):
 @settings(max_examples=40, deadline=None)
 def test_candidates_of_any_catalogue_equal_a_full_decode_of_it(neox, codes, score, data):
     world = World(neox.model, score=score, codes=codes)
-    asked = data.draw(st.lists(questions(len(codes)), min_size=1, max_size=6))
-    requests = []
-    for question in asked:
-        mask = question.pop("mask")
-        eligible = None if mask is None else EligibleItems.from_mask(world.trie, np.array(mask))
-        requests.append(DecodeRequest(beam_width=1, eligible=eligible, **question))
+    requests = drawn_requests(data, world)
     full = [replace(request, candidates=None, n=len(codes), beam_width=len(codes)) for request in requests]
     for request, answer, whole in zip(
         requests, world.decoder.decode(requests), world.decoder.decode(full), strict=True
