@@ -28,7 +28,7 @@ from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.http_load import Load, load
 from benchmarks.server_process import started
 from model_store.bundle import Bundle
-from model_store.cache_schema import Keys, entry_of
+from model_store.cache_schema import CacheEntry, Keys
 from tests.app.light_bundle import publish_light_bundle
 
 _ITEMS = 12_000
@@ -63,11 +63,11 @@ def _fill(client: redis.Redis, bundle: Bundle) -> None:
     random = np.random.default_rng(0)
     keys = Keys()
     pipeline = client.pipeline(transaction=False)
-    scores = np.sort(random.uniform(-12, -2, _ENTRY_ITEMS))[::-1].tolist()
+    scores = np.sort(random.uniform(-12, -2, _ENTRY_ITEMS))[::-1].astype(np.float16)
     for user in range(_USERS):
         items = random.choice(_ITEMS, _ENTRY_ITEMS + _HISTORY_ITEMS, replace=False)
         codes = bundle.item_codes.codes_NL[items[:_ENTRY_ITEMS]]
-        entry = entry_of(codes, scores, int(time.time()), "torch")
+        entry = CacheEntry(codes, scores, int(time.time()), "torch")
         pipeline.set(keys.entry(bundle.version, f"user-{user}"), entry.pack())
         pipeline.rpush(keys.history(f"user-{user}"), *(f"item-{item}" for item in items[_ENTRY_ITEMS:]))
     pipeline.execute()

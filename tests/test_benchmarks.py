@@ -1,6 +1,7 @@
 """Benchmarks state what they claim, and print what their readers parse."""
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -33,6 +34,11 @@ def test_a_benchmark_states_its_claim_and_its_floor(path):
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_a_benchmark_runs_alone(path):
     assert path.read_text().endswith('if __name__ == "__main__":\n    harness.run(__file__, __doc__, measure)\n')
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_is_there(path):
+    assert callable(importlib.import_module(f"benchmarks.{path.stem}").measure)
 
 
 def test_make_bench_runs_every_benchmark():
