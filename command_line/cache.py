@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,13 @@ from command_line.common import (
 )
 from model_store.errors import TesseraError
 
+if TYPE_CHECKING:
+    from model_store.bundle import Bundle
+    from model_store.decoders.protocol import Decoder
+
+_VLLM_BATCH = 16
+"""Users of a forward pass."""
+
 commands = typer.Typer()
 events = typer.Typer(help="Interaction events.", no_args_is_help=True)
 commands.add_typer(events, name="events")
@@ -32,6 +39,10 @@ def refresh(
     users: Annotated[Path | None, typer.Option(help="Only the users of this file, one id a line.")] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Only users with news, or without an entry.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on behind a refresh that was stopped.")] = False,
+    engine: Annotated[
+        Literal["auto", "torch", "vllm"],
+        typer.Option(help="What runs the model. auto: vLLM where it is installed and there is a GPU, else torch."),
+    ] = "auto",
     ray: Annotated[str | None, typer.Option(help="Ray cluster to run on.")] = None,
     k: Annotated[int, typer.Option(min=1, max=1000, help="Items kept for each user.")] = 20,
     beam: Annotated[int, typer.Option(min=1, max=1000, help="Beams of the constrained decode.")] = 50,
@@ -44,7 +55,6 @@ def refresh(
     quiet_libraries()
     from model_store.bundle import ModelStore
     from model_store.cache_schema import Keys
-    from model_store.decoders.torch_decoder import TorchDecoder
     from offline.redis_connection import connect
     from offline.refresh_cache import (
         CacheRefresh,
@@ -64,6 +74,7 @@ def refresh(
         history_length=settings.history_length,
         history_ttl_s=settings.history_ttl_s,
     )
+    partial = users is not None or stale
     keys = Keys(settings.namespace)
     redis = connect(redis_url(settings))
     chosen = (
@@ -75,10 +86,14 @@ def refresh(
         chosen = stale_users(redis, keys, bundle.cache_version, chosen)
     elif not chosen:
         raise TesseraError("refresh: no user has a history in Redis; import some with --data DIR")
-    job = CacheRefresh(redis, keys, bundle, TorchDecoder.from_bundle(bundle), config)
-    summary = job.run(chosen, resume=resume)
+    decoder = _decoder(bundle, engine)
+    try:
+        job = CacheRefresh(redis, keys, bundle, decoder, config)
+        summary = job.run(chosen, resume=resume, partial=partial)
+    finally:
+        decoder.close()
     # Some users' entries are no reason to serve another version to all of them.
-    if users is None and not stale:
+    if not partial:
         job.switch()
         ModelStore(settings.store).activate(bundle.version)
     if as_json:
@@ -89,6 +104,24 @@ def refresh(
         f"({summary.users_per_second:.0f} users/s), {summary.bytes_per_user:.0f} bytes a user, "
         f"{summary.skipped} without a known item"
     )
+
+
+def _decoder(bundle: "Bundle", engine: Literal["auto", "torch", "vllm"]) -> "Decoder":
+    """The decoder of a whole refresh, checked."""
+    from app.decoder.engines import choose_engine
+    from model_store.decoders.torch_decoder import TorchDecoder
+
+    if choose_engine(engine) == "torch":
+        return TorchDecoder.from_bundle(bundle)
+    from model_store.decoders.vllm_decoder import VLLMDecoder
+
+    decoder = VLLMDecoder(bundle, batch_size=_VLLM_BATCH)
+    try:
+        decoder.self_check()
+    except BaseException:
+        decoder.close()
+        raise
+    return decoder
 
 
 @events.command("import")

@@ -61,9 +61,9 @@ class Keys:
         """The user a history key belongs to."""
         return key[len(self.namespace) + len(":hist:") :]
 
-    def refresh_ledger(self, version: str) -> str:
-        """Hash: the plan of a refresh and the shards it has finished, for resume."""
-        return f"{self.namespace}:refresh:{version}"
+    def refresh_ledger(self, version: str, *, partial: bool = False) -> str:
+        """Hash: the plan of a refresh, of all users or of some, and the shards it has finished, for resume."""
+        return f"{self.namespace}:refresh:{version}{':partial' if partial else ''}"
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,14 @@ class CacheRefresh:
         self._redis, self._keys, self._bundle = redis, keys, bundle
         self._decoder, self._config = decoder, config
 
-    def run(self, users: Sequence[str], *, resume: bool = False) -> RefreshSummary:
+    def run(self, users: Sequence[str], *, resume: bool = False, partial: bool = False) -> RefreshSummary:
         """Decode and store every user's entry.
+
+        Args:
+            users: their ids.
+            resume: go on behind the last run, which was stopped.
+            partial: these are not all users. Such a run has a ledger of its own, so that it does not get in the way of
+                an unfinished one of all; `switch` does not follow it.
 
         Raises:
             TesseraError: Redis fails or is full; what was written stays, and `resume` goes on behind it. Also when
@@ -160,7 +166,8 @@ class CacheRefresh:
             users[start : start + self._config.shard_users] for start in range(0, len(users), self._config.shard_users)
         ]
         try:
-            written_before = self._open_ledger(users, resume)
+            ledger = self._keys.refresh_ledger(self._bundle.version, partial=partial)
+            written_before = self._open_ledger(ledger, users, resume)
             written = skipped = 0
             with progress(f"refresh {self._bundle.version}", len(users), "users") as advance:
                 for number, shard in enumerate(shards):
@@ -170,8 +177,10 @@ class CacheRefresh:
                     count = self._refresh_shard(shard)
                     written += count
                     skipped += len(shard) - count
-                    self._redis.hset(self._keys.refresh_ledger(self._bundle.version), str(number), count)
+                    self._redis.hset(ledger, str(number), count)
                     advance(len(shard))
+            if partial:
+                self._redis.delete(ledger)
             seconds = time.monotonic() - started
             return RefreshSummary(
                 version=self._bundle.version,
@@ -193,9 +202,8 @@ class CacheRefresh:
         self._redis.set(self._keys.active, self._bundle.version)
         self._redis.delete(self._keys.refresh_ledger(self._bundle.version))
 
-    def _open_ledger(self, users: Sequence[str], resume: bool) -> dict[int, int]:
+    def _open_ledger(self, ledger: str, users: Sequence[str], resume: bool) -> dict[int, int]:
         """Shards that are done, and the entries each wrote."""
-        ledger = self._keys.refresh_ledger(self._bundle.version)
         digest = hashlib.sha256("\n".join(users).encode()).hexdigest()[:16]
         plan = f"{digest} k={self._config.k} beam={self._config.beam_width} shard={self._config.shard_users}"
         stored = {key.decode(): value.decode() for key, value in self._redis.hgetall(ledger).items()}

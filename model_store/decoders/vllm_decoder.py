@@ -19,15 +19,18 @@ from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.decode_stats import DecodeStats, Observer
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
-from model_store.decoders.torch_decoder import SCORED_TOGETHER
+from model_store.decoders.torch_decoder import SCORED_TOGETHER, TorchDecoder
 from model_store.decoders.vllm_engine import VLLMEngine
 from model_store.decoders.vllm_wire import pack_items, pack_requests
 from model_store.errors import DecoderUnusable
+from model_store.manifest import LANGUAGE_MODEL_FOLDER
 from model_store.prompts import PromptEncoder
 
 _TOLERANCE_FLOAT32 = 1e-3
 # A bfloat16 logit of size 10 is off by up to 0.04, and a score adds one for each level.
 _TOLERANCE_REDUCED = 0.2
+_REFERENCE_BYTES = 1 << 30
+_WEIGHTS_SUFFIX = ".safetensors"
 _CHECKED_HISTORIES = 3
 _CHECKED_ITEMS = 16
 
@@ -122,14 +125,18 @@ class VLLMDecoder:
         return np.array(scores, dtype=np.float64)
 
     def self_check(self, reference: Decoder | None = None) -> SelfCheck:
-        """Compare the scores of decoded items with `score_items` of `reference`, or of this decoder without one.
+        """Compare the scores of decoded items with `score_items` of another decoder.
 
         Warms the engine up as well.
+
+        Args:
+            reference: the other decoder. None for the torch decoder where a second copy of the weights costs little,
+                and for this one, which scores by other passes than it decodes, where it does not.
 
         Raises:
             DecoderUnusable: they differ, or are no numbers.
         """
-        scorer: Decoder = reference or self
+        scorer: Decoder = reference or self._reference()
         differences: list[float] = []
         masses: list[list[float]] = []
         for history in self._sample_histories():
@@ -151,6 +158,15 @@ class VLLMDecoder:
     def close(self) -> None:
         """End vLLM's processes."""
         self._engine.close()
+
+    def _reference(self) -> Decoder:
+        files = self._bundle.manifest.files.items()
+        weights = sum(
+            record.size
+            for name, record in files
+            if name.startswith(LANGUAGE_MODEL_FOLDER) and name.endswith(_WEIGHTS_SUFFIX)
+        )
+        return self if weights > _REFERENCE_BYTES else TorchDecoder.from_bundle(self._bundle, device="cpu")
 
     @property
     def _version(self) -> tuple[str, int]:

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from app import embedded_redis
 from model_store.bundle import ModelStore
-from model_store.cache_schema import Keys
+from model_store.cache_schema import CacheEntry, Keys
 from offline.generate_catalogue import generate
 from offline.interactions import Dataset, read_dataset
 from offline.redis_connection import connect
@@ -177,6 +178,20 @@ def test_a_refresh_of_some_users_writes_theirs_and_switches_nothing(shop, refres
     result = json.loads(shop.done("refresh", "--users", str(tmp_path / "users"), "--json"))
     assert result["users"] == 3
     assert json.loads(shop.done("refresh", "--stale", "--json"))["users"] == 0
+
+
+def test_vllm_refreshes_with_the_lists_that_torch_found(shop, refreshed, version, tmp_path):
+    users = shop.dataset.user_ids[:20]
+    (tmp_path / "users").write_text("\n".join(users))
+    keys = [Keys().entry(version, user) for user in users]
+    by_torch = [CacheEntry.unpack(entry) for entry in shop.redis().mget(keys)]
+    shop.done("refresh", "--users", str(tmp_path / "users"), "--engine", "vllm")
+    by_vllm = [CacheEntry.unpack(entry) for entry in shop.redis().mget(keys)]
+    for theirs, ours in zip(by_torch, by_vllm, strict=True):
+        assert (theirs.generator, ours.generator) == ("torch", "vllm")
+        # Scores are kept in two bytes, and rounding may go either way.
+        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=2e-3)
+        assert (ours.codes_KL[:5] == theirs.codes_KL[:5]).all()
 
 
 def test_every_user_is_answered_from_the_cache(shop, server):

@@ -126,6 +126,21 @@ def test_resume_with_other_settings_is_refused(redis, dataset, bundle, decoder):
         CacheRefresh(redis, KEYS, bundle, decoder, other).run(users, resume=True)
 
 
+def test_a_refresh_of_some_users_does_not_get_in_the_way_of_an_unfinished_one_of_all(redis, dataset, bundle, decoder):
+    users = import_histories(redis, KEYS, dataset, CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        CacheRefresh(redis, KEYS, bundle, DiesAt(decoder, 2), CONFIG).run(users)
+    some = users[40:]
+    with pytest.raises(KeyboardInterrupt):
+        CacheRefresh(redis, KEYS, bundle, DiesAt(decoder, 1), CONFIG).run(some, partial=True)
+    counting = DiesAt(decoder, 100)
+    assert CacheRefresh(redis, KEYS, bundle, counting, CONFIG).run(some, resume=True, partial=True).users == len(some)
+    assert not redis.exists(KEYS.refresh_ledger(bundle.version, partial=True)), "nothing is left to resume"
+    left = counting._left
+    assert CacheRefresh(redis, KEYS, bundle, counting, CONFIG).run(users, resume=True).users == 70
+    assert counting._left == left - 2, "two shards of four were done"
+
+
 def test_an_event_during_the_decode_leaves_the_user_dirty_and_others_clean(redis, dataset, bundle, decoder):
     users = import_histories(redis, KEYS, dataset, CONFIG)
     redis.zadd(KEYS.dirty, dict.fromkeys(users, 1.0))
