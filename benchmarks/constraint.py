@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from benchmarks import harness
-from benchmarks.harness import Chart, Claim, Report, Spread, Table
+from benchmarks.harness import Claim, Report, Spread, Table
+from benchmarks.line_chart import Chart
 from benchmarks.random_models import opinionated, scratch_model, skewed_codes
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.language_model import HuggingFaceModel
@@ -249,7 +250,9 @@ def _report(
     ]
     panels = {
         title: {
-            name: [(size, values[size, name]) for size in catalogues] for name in _SIDES if (_SMALL, name) in values
+            name: [_point(size, values[size, name]) for size in catalogues]
+            for name in _SIDES
+            if (_SMALL, name) in values
         }
         for title, values in ((f"one decode of {_USERS} users", decode_ms), ("the constraint alone", sums_ms))
     }
@@ -299,6 +302,10 @@ def _report(
         ],
         chart=Chart("items in the catalogue", "ms: median, lowest to highest", panels),
     )
+
+
+def _point(size: int, spread: Spread) -> tuple[float, float, float, float]:
+    return size, spread.median, spread.low, spread.high
 
 
 def _ratio(over: Sequence[float], under: Sequence[float]) -> Spread:

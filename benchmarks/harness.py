@@ -21,7 +21,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.line_chart import Chart
 
 _GIB = 1 << 30
 
@@ -82,15 +85,6 @@ class Table:
     rows: Sequence[Sequence[object]]
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Lines to draw (see `line_chart.draw`), in a panel for each title: by name, their points from left to right."""
-
-    x: str
-    y: str
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Spread]]]]
-
-
 @dataclass(slots=True)
 class Report:
     """What a benchmark found."""
@@ -98,7 +92,7 @@ class Report:
     tables: list[Table] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    chart: Chart | None = None
+    chart: "Chart | None" = None
 
 
 def run(file: str, docstring: str | None, measure: Callable[[bool], Report]) -> None:

@@ -27,7 +27,7 @@ from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
-from model_store.decoders.vllm_decoder import VLLMDecoder
+from model_store.decoders.vllm.decoder import VLLMDecoder
 from model_store.item_codes import LEVEL_LETTERS
 from model_store.prompts import PromptEncoder
 from tests.tiny_bundle import build_tiny_bundle

@@ -113,7 +113,7 @@ def _decoder(bundle: "Bundle", engine: Literal["auto", "torch", "vllm"]) -> "Dec
 
     if choose_engine(engine) == "torch":
         return TorchDecoder.from_bundle(bundle)
-    from model_store.decoders.vllm_decoder import VLLMDecoder
+    from model_store.decoders.vllm.decoder import VLLMDecoder
 
     decoder = VLLMDecoder(bundle, batch_size=_VLLM_BATCH)
     try:

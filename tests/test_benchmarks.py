@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness
-from benchmarks.harness import Chart, Claim, Spread
-from benchmarks.line_chart import draw
+from benchmarks.harness import Claim, Spread
+from benchmarks.line_chart import Chart, draw
 
 ROOT = Path(__file__).parents[1]
 # Names with an underscore are helpers.
@@ -100,7 +100,7 @@ def test_a_spread_in_other_units():
 
 
 def test_a_chart_names_its_lines_and_is_the_same_file_each_time(tmp_path):
-    points = [(10.0, Spread(2.0, 1.0, 4.0)), (1000.0, Spread(3.0, 2.5, 3.5))]
+    points = [(10.0, 2.0, 1.0, 4.0), (1000.0, 3.0, 2.5, 3.5)]
     chart = Chart("items", "ms", {"whole": {"free": points}, "part": {"free": points, "filtered": points[:1]}})
     for name in ("a.svg", "b.svg"):
         draw(chart, tmp_path / name)

@@ -24,14 +24,14 @@ from app.decoder.version_errors import EngineRestarting, VersionMissing, Version
 from app.structured_logging import FIELDS
 from model_store.bundle import Bundle, ModelStore
 from model_store.decoders.protocol import Decoder, DecodeRequest
-from model_store.decoders.vllm_engine import EngineDied
+from model_store.decoders.vllm.engine import EngineDied
 from model_store.errors import BundleNotFound, DecoderUnusable, TesseraError
 from model_store.manifest import LANGUAGE_MODEL_FOLDER, Manifest
 from model_store.prefix_trie import EligibleItems
 
 if TYPE_CHECKING:
     from model_store.decoders.torch_decoder import TorchDecoder
-    from model_store.decoders.vllm_decoder import VLLMDecoder
+    from model_store.decoders.vllm.decoder import VLLMDecoder
 
 _FILTERS_KEPT = 16
 _TROUBLES_KEPT = 16
@@ -300,7 +300,7 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
     """
     bundle = store.open(version, skip=_UNREAD_FOLDERS)
     if engine == "vllm":
-        from model_store.decoders.vllm_decoder import VLLMDecoder
+        from model_store.decoders.vllm.decoder import VLLMDecoder
 
         decoder = VLLMDecoder(bundle, batch_size=settings.batch, max_adapters=settings.keep_versions)
         try:

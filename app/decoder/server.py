@@ -32,7 +32,7 @@ from app.json_response import Json
 from app.problems import BodyTooLarge, Problem
 from model_store.bundle import ModelStore
 from model_store.decoders.protocol import Decoded, DecodeRequest
-from model_store.decoders.vllm_engine import EngineDied
+from model_store.decoders.vllm.engine import EngineDied
 
 _MAX_BODY_BYTES = 8 << 20
 _MAX_DEADLINE_MS = 120_000

@@ -20,7 +20,7 @@ from model_store.bundle import Bundle
 from model_store.cache_schema import Keys
 from model_store.decoders.protocol import Decoder, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
-from model_store.decoders.vllm_decoder import VLLMDecoder
+from model_store.decoders.vllm.decoder import VLLMDecoder
 from model_store.errors import BundleCorrupt, DecoderUnusable
 from model_store.manifest import ADAPTER_FOLDER, ADAPTER_WEIGHTS
 from offline.add_items import add_items, select_items

@@ -16,8 +16,8 @@ from model_store.bundle import Bundle
 from model_store.decoders.decode_stats import DecodeStats
 from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
-from model_store.decoders.vllm_decoder import VLLMDecoder
-from model_store.decoders.vllm_engine import EngineDied
+from model_store.decoders.vllm.decoder import VLLMDecoder
+from model_store.decoders.vllm.engine import EngineDied
 from model_store.errors import DecoderUnusable
 from model_store.prefix_trie import EligibleItems
 from tests.tiny_bundle import build_tiny_bundle
@@ -313,7 +313,7 @@ _SCORE_AND_WAIT = """
 import sys, time, numpy as np
 from pathlib import Path
 from model_store.bundle import ModelStore
-from model_store.decoders.vllm_decoder import VLLMDecoder
+from model_store.decoders.vllm.decoder import VLLMDecoder
 
 if __name__ == "__main__":
     decoder = VLLMDecoder(ModelStore(Path(sys.argv[1])).open())

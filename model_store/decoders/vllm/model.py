@@ -31,7 +31,7 @@ class VLLMModel:
 
     Args:
         worker: vLLM's, which holds one model whole.
-        adapter: what every pass goes with (see `vllm_adapters.adapter_of`), or None.
+        adapter: what every pass goes with (see `adapters.adapter_of`), or None.
 
     Raises:
         DecoderUnusable: the model attends in a way that a mask does not express, is split over several workers, or its

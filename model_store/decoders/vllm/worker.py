@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_store.decoders.decode_stats import DecodeStats
-from model_store.decoders.vllm_adapters import adapter_of, unusable
-from model_store.decoders.vllm_wire import RequestReader, unpack_items
+from model_store.decoders.vllm.adapters import adapter_of, unusable
+from model_store.decoders.vllm.wire import RequestReader, unpack_items
 from model_store.errors import TesseraError
 from model_store.manifest import Manifest
 
@@ -58,7 +58,7 @@ class VLLMWorkerExtension:
     def tessera_decode(
         self, folder: str, batch_size: int, requests: Sequence[dict[str, Any]], masks: Sequence[bytes]
     ) -> tuple[list[list[tuple[int, float]]], list[dict[str, Any]]]:
-        """See `protocol.Decoder.decode`; as `vllm_wire` packs requests. With what it cost, as `DecodeStats`."""
+        """See `protocol.Decoder.decode`; as `wire` packs requests. With what it cost, as `DecodeStats`."""
         version = self._tessera_version(folder, batch_size)
         stats: list[DecodeStats] = []
         version.decoder.observer = stats.append
@@ -82,7 +82,7 @@ class VLLMWorkerExtension:
     def _tessera_version(self, folder: str, batch_size: int) -> "_Version":
         from model_store.bundle import ModelStore
         from model_store.decoders.torch_decoder import TorchDecoder
-        from model_store.decoders.vllm_model import VLLMModel
+        from model_store.decoders.vllm.model import VLLMModel
 
         # The worker's class is vLLM's, so there is no constructor to make these in.
         versions: OrderedDict[str, _Version] = self.__dict__.setdefault("_tessera_versions", OrderedDict())

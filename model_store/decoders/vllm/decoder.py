@@ -2,7 +2,7 @@
 
 vLLM's beam search takes no constraint, and a beam loop of one-token requests pays the engine's price of a request for
 every beam. So a batch of decodes is one call to the worker, where `TorchDecoder` runs on vLLM's layers (see
-`vllm_model` and `docs/decisions`). This side holds no model: it packs requests and looks after the engine.
+`model` and `docs/decisions`). This side holds no model: it packs requests and looks after the engine.
 
 Shapes: K items, L levels.
 """
@@ -20,8 +20,8 @@ from model_store.code_tokens import CodeTokens
 from model_store.decoders.decode_stats import DecodeStats, Observer
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
 from model_store.decoders.torch_decoder import SCORED_TOGETHER, TorchDecoder
-from model_store.decoders.vllm_engine import VLLMEngine
-from model_store.decoders.vllm_wire import pack_items, pack_requests
+from model_store.decoders.vllm.engine import VLLMEngine
+from model_store.decoders.vllm.wire import pack_items, pack_requests
 from model_store.errors import DecoderUnusable
 from model_store.manifest import LANGUAGE_MODEL_FOLDER
 from model_store.prompts import PromptEncoder

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model_store.decoders.vllm_adapters import engine_arguments, refuses_adapters, unusable
-from model_store.decoders.vllm_worker import VLLMWorkerExtension
+from model_store.decoders.vllm.adapters import engine_arguments, refuses_adapters, unusable
+from model_store.decoders.vllm.worker import VLLMWorkerExtension
 from model_store.errors import DecoderUnusable
 
 _T = TypeVar("_T")
