@@ -12,7 +12,6 @@ rate of the same run; attention itself is left out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -24,7 +23,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from benchmarks import harness
 from benchmarks.counted_model import CountedModel
 from benchmarks.harness import Claim, Report, Spread, Table
-from benchmarks.random_models import opinionated, random_codes, scratch_model
+from benchmarks.random_models import CELLS, Cell, opinionated, random_codes, scratch_model
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
@@ -47,17 +46,6 @@ _TIMES_FLOOR = 2.0
 _GENERATE_ONE, _TREE_ONE = "generate, one user", "tree, one user"
 _GENERATE_MANY, _TREE_MANY = "generate, batch", "tree, batch"
 _MATMUL = "matrix product"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One setting: items in a history, beams."""
-
-    history: int
-    beams: int
-
-
-_CELLS = (Cell(16, 20), Cell(16, 50), Cell(50, 20), Cell(50, 50))
 
 
 class Bench:
@@ -87,7 +75,7 @@ class Bench:
         trie = PrefixTrie.build(codes)
         ids = text_tokens + np.arange(_LEVELS * CODEBOOK_SIZE, dtype=np.int32)
         tokens = CodeTokens(ids.reshape(_LEVELS, CODEBOOK_SIZE))
-        self.prompts = PromptEncoder((1,), tokens.of_items(codes), max_history=max(cell.history for cell in _CELLS))
+        self.prompts = PromptEncoder((1,), tokens.of_items(codes), max_history=max(cell.history for cell in CELLS))
         self._counted = CountedModel(self.model)
         self.tree = TorchDecoder(self._counted, tokens, self.prompts, trie, batch_size=_TREE_BATCH)
         self._item_of = {tuple(row): item for item, row in enumerate(self.prompts.item_tokens_NL.tolist())}
@@ -157,7 +145,7 @@ def measure(quick: bool) -> Report:
     offline: dict[int, list[float]] = {beams: [] for beams in _TIMES_OFFLINE}
     for bench in _benches(codes, quick):
         rows = []
-        for cell in _CELLS[1:3] if quick else _CELLS:
+        for cell in CELLS[1:3] if quick else CELLS:
             harness.progress(f"{bench.name}, {cell}")
             found, floor_s, flops = _measure_cell(bench, cell, quick)
             batches = [found[_GENERATE_ONE].per_second()]

@@ -1,5 +1,6 @@
 """Catalogues and language models with random weights: what a decoder's speed depends on, without training one."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,17 @@ from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS, ItemCodes
 
 _LOGIT_STD = 2.5
 """With the usual start all items would score alike and rounding would rank them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One setting: items in a history, beams."""
+
+    history: int
+    beams: int
+
+
+CELLS = (Cell(16, 20), Cell(16, 50), Cell(50, 20), Cell(50, 50))
 
 
 def random_codes(count: int) -> ItemCodes:

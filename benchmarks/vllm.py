@@ -11,7 +11,6 @@ Floor: that of `benchmarks.decode`, the multiplications of the decode's position
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers import AutoTokenizer
 
 from benchmarks import harness
 from benchmarks.harness import Claim, Report, Spread, Table
-from benchmarks.random_models import random_codes
+from benchmarks.random_models import CELLS, Cell, random_codes
 from model_store.bundle import Bundle
 from model_store.code_tokens import CodeTokens
 from model_store.decoders.protocol import DecodeRequest
@@ -46,17 +45,6 @@ _OF_TORCH = 1 / 1.5
 _OWN, _VLLM, _TORCH = "vLLM's beam search", "vLLM decoder", "torch decoder"
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One setting: items in a history, beams."""
-
-    history: int
-    beams: int
-
-
-_CELLS = (Cell(16, 20), Cell(16, 50), Cell(50, 20), Cell(50, 50))
-
-
 class Bench:
     """Three decoders of one checkpoint."""
 
@@ -76,8 +64,8 @@ class Bench:
             max_model_len=self.prompts.max_length + _LEVELS,
             # The smallest block, since whole blocks are all that it shares between beams.
             block_size=32,
-            max_num_seqs=_TOGETHER * max(cell.beams for cell in _CELLS),
-            max_logprobs=2 * max(cell.beams for cell in _CELLS),
+            max_num_seqs=_TOGETHER * max(cell.beams for cell in CELLS),
+            max_logprobs=2 * max(cell.beams for cell in CELLS),
             kv_cache_memory_bytes=_CACHE_GIB << 30,
             enable_prefix_caching=True,
             generation_config="vllm",
@@ -135,7 +123,7 @@ def measure(quick: bool) -> Report:
             Path(folder),
             items=_ITEMS,
             codes=random_codes(_ITEMS).codes_NL,
-            max_history=max(cell.history for cell in _CELLS),
+            max_history=max(cell.history for cell in CELLS),
             architecture="qwen3",
             hidden=_HIDDEN,
             layers=_LAYERS,
@@ -151,7 +139,7 @@ def measure(quick: bool) -> Report:
 def _measured(bench: Bench, quick: bool) -> Report:
     report = Report()
     rows = []
-    for cell in _CELLS[2:3] if quick else _CELLS:
+    for cell in CELLS[2:3] if quick else CELLS:
         harness.progress(str(cell))
         bench.assert_same(cell)
         for users in (1, _TOGETHER):

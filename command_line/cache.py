@@ -115,12 +115,7 @@ def _decoder(bundle: "Bundle", engine: Literal["auto", "torch", "vllm"]) -> "Dec
         return TorchDecoder.from_bundle(bundle)
     from model_store.decoders.vllm.decoder import VLLMDecoder
 
-    decoder = VLLMDecoder(bundle, batch_size=_VLLM_BATCH)
-    try:
-        decoder.self_check()
-    except BaseException:
-        decoder.close()
-        raise
+    decoder, _ = VLLMDecoder.checked(bundle, batch_size=_VLLM_BATCH)
     return decoder
 
 

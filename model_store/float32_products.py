@@ -24,7 +24,7 @@ def use_fast_float32_products() -> bool:
     Returns:
         Whether it does so from now on. The answer is the same on every run of a machine.
     """
-    if not _is_amd():
+    if not is_amd():
         return False
     errors = _errors()
     settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -35,7 +35,8 @@ def use_fast_float32_products() -> bool:
     return False
 
 
-def _is_amd() -> bool:
+def is_amd() -> bool:
+    """Whether this is an AMD processor, as far as Linux tells."""
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -7,7 +7,6 @@ is left behind. It leads a process group of its own, and whatever the engine sta
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +14,11 @@ from typing import Self
 
 from app.decoder.process import UNTIL_STDIN_CLOSES
 from app.decoder.settings import UNIX_SCHEME, DecoderSettings
-from app.decoder.supervised import SupervisedProcess
+from app.decoder.supervised import SupervisedProcess, launch_module
 from app.telemetry import MULTIPROCESS_VARIABLE
 
 # Bytes. Linux allows 107, macOS 103.
 _MAX_SOCKET_PATH = 100
-_STDERR = 2
 
 
 class DecoderChild:
@@ -85,19 +83,10 @@ class DecoderChild:
         self.stop()
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        # OpenMP threads that spin while they wait starve each other as soon as an API worker needs a core: a decode of
-        # 50 ms then takes seconds. What an operator set stays.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **self._settings.to_environment()}
+        environment = {**os.environ, **self._settings.to_environment()}
         # The API's workers add their metrics up there; the decoder has its own.
         environment.pop(MULTIPROCESS_VARIABLE, None)
-        return subprocess.Popen(
-            [sys.executable, "-m", "app.decoder.process", UNTIL_STDIN_CLOSES],
-            stdin=subprocess.PIPE,
-            # The engine's libraries print; our own standard output belongs to the command.
-            stdout=_STDERR,
-            env=environment,
-            start_new_session=True,
-        )
+        return launch_module(["app.decoder.process", UNTIL_STDIN_CLOSES], environment)
 
     def _socket_path(self, home: Path) -> Path:
         # The process id keeps two servers of one home apart.

@@ -7,21 +7,24 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SHUTDOWN_S = 5
+_SHUTDOWN_S = 5
 # A connection that stays open stays where it is. Now and then one is closed, so that its next request may go elsewhere.
 _RESPONSES_TO_A_CLOSE = 32
 _CLOSING_STATUSES = (429, 503)
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """How every decoder process serves, whoever accepts its connections."""
+    return uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_S
+    )
 
 
 class HandedConnections(uvicorn.Server):
     """Serves an application to connections handed to it; run it by `run(sockets=[])`."""
 
     def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S
-            )
-        )
+        super().__init__(server_config(app))
         self._adopting: set[asyncio.Task[Any]] = set()
 
     def adopt(self, connection: socket.socket) -> None:

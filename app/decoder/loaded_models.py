@@ -7,9 +7,10 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -69,12 +70,13 @@ class LoadedModel:
     engine: SharedEngine = field(default_factory=SharedEngine)
     legal_mass: tuple[float, ...] = ()
     loaded_at: float = field(default_factory=time.monotonic)
-    _filters: OrderedDict[str, EligibleItems] = field(default_factory=OrderedDict)
+    _filter: Callable[[str], EligibleItems] = field(init=False)
     _users: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self._idle.set()
+        self._filter = lru_cache(_FILTERS_KEPT)(self._counted)
 
     def eligible(self, packed: str | None) -> EligibleItems | None:
         """The filter of a request; recent ones are kept, because all users share a few.
@@ -82,15 +84,10 @@ class LoadedModel:
         Raises:
             ValueError: it does not fit the catalogue.
         """
-        if packed is None:
-            return None
-        found = self._filters.pop(packed, None)
-        if found is None:
-            found = EligibleItems.from_mask(self.bundle.trie, unpack_mask(packed, self.bundle.manifest.items))
-        self._filters[packed] = found
-        if len(self._filters) > _FILTERS_KEPT:
-            self._filters.popitem(last=False)
-        return found
+        return None if packed is None else self._filter(packed)
+
+    def _counted(self, packed: str) -> EligibleItems:
+        return EligibleItems.from_mask(self.bundle.trie, unpack_mask(packed, self.bundle.manifest.items))
 
     def item_indices(self, items: list[int], name: str) -> NDArray[np.int32]:
         """The items of a request, int32.
@@ -302,12 +299,8 @@ def open_model(store: ModelStore, version: str, settings: DecoderSettings, engin
     if engine == "vllm":
         from model_store.decoders.vllm.decoder import VLLMDecoder
 
-        decoder = VLLMDecoder(bundle, batch_size=settings.batch, max_adapters=settings.keep_versions)
-        try:
-            return LoadedModel(bundle, decoder, legal_mass=decoder.self_check().legal_mass)
-        except BaseException:
-            decoder.close()
-            raise
+        decoder, check = VLLMDecoder.checked(bundle, batch_size=settings.batch, max_adapters=settings.keep_versions)
+        return LoadedModel(bundle, decoder, legal_mass=check.legal_mass)
     import torch
 
     from model_store.decoders.torch_decoder import TorchDecoder

@@ -12,7 +12,7 @@ import uvicorn
 
 from app import structured_logging
 from app.decoder.engines import choose_engine
-from app.decoder.handed_connections import SHUTDOWN_S
+from app.decoder.handed_connections import server_config
 from app.decoder.listening import listening
 from app.decoder.parent_watch import end_when_stdin_closes
 from app.decoder.replicas import run_replicas
@@ -40,17 +40,10 @@ def run_decoder(settings: DecoderSettings) -> None:
     engine = choose_engine(settings.engine)
     os.nice(settings.niceness)
     app = create_decoder_app(settings, engine)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_S,
-    )
     # After its orderly end uvicorn sends itself the signal again; by default that would skip our own cleaning up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listening(settings) as listener, suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(server_config(app)).run(sockets=[listener])
 
 
 def main() -> None:

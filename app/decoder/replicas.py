@@ -27,11 +27,10 @@ from app.decoder.metrics import exposition_of_replicas
 from app.decoder.problems import NoReplicaReady
 from app.decoder.replica import ReplicaState, replica_name
 from app.decoder.settings import DecoderSettings
-from app.decoder.supervised import SupervisedProcess
+from app.decoder.supervised import SupervisedProcess, launch_module
 from app.json_response import Json
 from app.telemetry import MULTIPROCESS_VARIABLE
 
-_STDERR = 2
 _LINE_BYTES = 65536
 # Connections accepted before other work of the loop has its turn.
 _ACCEPTED_TOGETHER = 64
@@ -68,15 +67,8 @@ class RunningReplica:
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = [str(theirs.fileno()), str(self._number), str(self._starts)]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app.decoder.replica", *arguments],
-                stdin=subprocess.PIPE,
-                # The engine's libraries print; our own standard output belongs to the command.
-                stdout=_STDERR,
-                env=environment_of(self._number, self._settings, self._metrics_folder),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            environment = environment_of(self._number, self._settings, self._metrics_folder)
+            process = launch_module(["app.decoder.replica", *arguments], environment, pass_fds=[theirs.fileno()])
         ours.setblocking(False)
         self._loop.call_soon_threadsafe(self._connect, ours)
         return process
@@ -206,8 +198,7 @@ def run_replicas(settings: DecoderSettings) -> None:
 
 def environment_of(number: int, settings: DecoderSettings, metrics_folder: str) -> dict[str, str]:
     """The environment of one replica. GPUs that CUDA_VISIBLE_DEVICES names are dealt out, one each; so are cores."""
-    # They share the cores; see `child` for what OpenMP threads that spin while they wait do then.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **settings.to_environment()}
+    environment = {**os.environ, **settings.to_environment()}
     environment[MULTIPROCESS_VARIABLE] = metrics_folder
     gpus = [name for name in environment.get(_GPUS_VARIABLE, "").split(",") if name.strip()]
     if len(gpus) > 1:

@@ -4,15 +4,17 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from app.decoder.backoff import Backoff
 from app.structured_logging import FIELDS
 
 _POLL_S = 0.1
+_STDERR = 2
 
 _logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ class SupervisedProcess:
 
     Args:
         name: what logs call it.
-        launch: starts it, as the leader of a process group (`start_new_session`), its standard input a pipe.
+        launch: starts it by `launch_module`.
         ended: called in the thread after it has ended, before it is started again.
         first_pause_s: wait before the first restart; doubles with every death up to `longest_pause_s`.
         longest_pause_s: also how long it must have lived to start counting from the beginning.
@@ -102,6 +104,23 @@ class SupervisedProcess:
                     process.wait()
         if process.stdin is not None:
             process.stdin.close()
+
+
+def launch_module(
+    arguments: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
+    """Run `python -m ARGUMENTS` as the leader of a process group, with a pipe that closes when this process ends."""
+    # OpenMP threads that spin while they wait starve each other as soon as somebody else needs a core: a decode of
+    # 50 ms then takes seconds. What an operator set stays.
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdin=subprocess.PIPE,
+        # The engine's libraries print; our own standard output belongs to the command.
+        stdout=_STDERR,
+        env={"OMP_WAIT_POLICY": "PASSIVE", **environment},
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
 
 
 def _kill_group(leader: int) -> None:

@@ -135,9 +135,23 @@ class HuggingFaceModel:
         ids = torch.arange(8, device=self.device)
         hidden = self._model.base_model(input_ids=probe, use_cache=False).last_hidden_state
         expected = self._model(input_ids=probe, use_cache=False).logits[..., ids].float()
-        difference = (self.logits(hidden, ids) - expected).abs().max().item()
-        if not difference <= _HEAD_TOLERANCE * max(1.0, expected.abs().max().item()):
-            raise DecoderUnusable(
-                f"{type(self._model).__name__}: its logits are not a plain projection of the last hidden state "
-                f"(difference {difference:.3g}); models that cap or rescale logits are not supported"
-            )
+        require_plain_head(type(self._model).__name__, self.logits(hidden, ids), expected, _HEAD_TOLERANCE)
+
+
+def require_plain_head(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Compare logits that were computed for a few tokens alone with the model's own.
+
+    Args:
+        name: of the model.
+        found, expected: float32, the same shape.
+        tolerance: of the largest expected one, where that is above 1.
+
+    Raises:
+        DecoderUnusable: they differ.
+    """
+    difference = (found - expected).abs().max().item()
+    if not difference <= tolerance * max(1.0, expected.abs().max().item()):
+        raise DecoderUnusable(
+            f"{name}: its logits are not a plain projection of the last hidden state "
+            f"(difference {difference:.3g}); models that cap or rescale logits are not supported"
+        )

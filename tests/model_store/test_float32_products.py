@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from model_store.float32_products import use_fast_float32_products
+from model_store.float32_products import is_amd, use_fast_float32_products
 
 _PRODUCTS = """
 import torch
@@ -33,7 +32,7 @@ def test_products_keep_float32_whatever_was_chosen() -> None:
     assert float(done.stdout) < 1e-5
 
 
-@pytest.mark.skipif("AuthenticAMD" in Path("/proc/cpuinfo").read_text(), reason="for other makers' processors")
+@pytest.mark.skipif(is_amd(), reason="for other makers' processors")
 def test_nothing_is_touched_where_mkl_is_fast() -> None:
     before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     assert use_fast_float32_products() is False

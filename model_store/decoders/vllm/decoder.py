@@ -88,6 +88,20 @@ class VLLMDecoder:
             self._engine.close()
             raise
 
+    @classmethod
+    def checked(cls, bundle: Bundle, *, batch_size: int = 8, max_adapters: int = 1) -> "tuple[VLLMDecoder, SelfCheck]":
+        """A decoder that has passed its self-check, and what that found; nothing is left behind by one that has not.
+
+        Raises:
+            DecoderUnusable: see the class and `self_check`.
+        """
+        decoder = cls(bundle, batch_size=batch_size, max_adapters=max_adapters)
+        try:
+            return decoder, decoder.self_check()
+        except BaseException:
+            decoder.close()
+            raise
+
     def for_version(self, bundle: Bundle) -> "VLLMDecoder":
         """A decoder of another version with the same base model: both share one engine, which `close` ends.
 

@@ -18,7 +18,7 @@ from vllm.forward_context import set_forward_context
 from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backend import AttentionType
 
-from model_store.decoders.language_model import AppendOnlyLayer
+from model_store.decoders.language_model import AppendOnlyLayer, require_plain_head
 from model_store.errors import DecoderUnusable
 
 _HEAD_TOLERANCE_FLOAT32 = 1e-3
@@ -89,14 +89,9 @@ class VLLMModel:
         hidden = self.hidden(zeros, torch.arange(2, device=self.device)[None], None, None)[0]
         ids = torch.arange(8, device=self.device)
         expected = self._model.compute_logits(hidden)[:, ids].float()
-        difference = (self.logits(hidden, ids) - expected).abs().max().item()
         exact = hidden.dtype == torch.float32
         tolerance = _HEAD_TOLERANCE_FLOAT32 if exact else _HEAD_TOLERANCE_REDUCED
-        if not difference <= tolerance * max(1.0, expected.abs().max().item()):
-            raise DecoderUnusable(
-                f"{type(self._model).__name__}: its logits are not a plain projection of the last hidden state "
-                f"(difference {difference:.3g}); models that cap or rescale logits are not supported"
-            )
+        require_plain_head(type(self._model).__name__, self.logits(hidden, ids), expected, tolerance)
 
 
 def _is_plain(layer: Any) -> bool:

@@ -1,8 +1,8 @@
 """Decode requests on their way into vLLM's worker: plain values, since vLLM's own wire knows no arrays of ours."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class RequestReader:
 
     def __init__(self, trie: PrefixTrie) -> None:
         self._trie = trie
-        self._filters: OrderedDict[bytes, EligibleItems] = OrderedDict()
+        self._filter = lru_cache(_FILTERS_KEPT)(self._counted)
 
     def read(self, packed: Sequence[dict[str, Any]], masks: Sequence[bytes]) -> list[DecodeRequest]:
         """What `pack_requests` wrote."""
@@ -68,12 +68,6 @@ class RequestReader:
             requests.append(DecodeRequest(**read))
         return requests
 
-    def _filter(self, packed: bytes) -> EligibleItems:
-        found = self._filters.pop(packed, None)
-        if found is None:
-            bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=self._trie.item_count)
-            found = EligibleItems.from_mask(self._trie, bits.astype(np.bool_))
-        self._filters[packed] = found
-        if len(self._filters) > _FILTERS_KEPT:
-            self._filters.popitem(last=False)
-        return found
+    def _counted(self, packed: bytes) -> EligibleItems:
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=self._trie.item_count)
+        return EligibleItems.from_mask(self._trie, bits.astype(np.bool_))
