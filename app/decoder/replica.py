@@ -100,7 +100,6 @@ class Replica(HandedConnections):
     def _tell(self) -> None:
         service: DecodeService = self._app.state.service
         now = ReplicaState(ready=service.ready, versions=service.models.versions, troubles=service.models.troubles)
-        self._metrics.ready.set(now.ready)
         if now == self._said:
             return
         if self._said.ready and not now.ready:
@@ -110,6 +109,8 @@ class Replica(HandedConnections):
         with suppress(OSError):
             self._channel.send(orjson.dumps(now.model_dump()) + b"\n")
             self._said = now
+            # After the parent, so that whoever reads the metric can rely on where requests go.
+            self._metrics.ready.set(now.ready)
 
 
 def main() -> None:

@@ -141,12 +141,21 @@ class DecodeService:
 
 
 def create_decoder_app(settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics | None = None) -> FastAPI:
-    """Wire the application; models are opened in the background once its lifespan has started."""
+    """Wire the application; models are opened in the background once its lifespan has started.
+
+    Args:
+        settings: queue, batch, store.
+        engine: what runs the models (see `engines.choose_engine`).
+        metrics: of a replica, which also sets `metrics.ready` itself; None for a process that is on its own.
+    """
+    alone = metrics is None
     metrics = metrics or DecoderMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = service = DecodeService(settings, engine, metrics)
+        if alone:
+            metrics.ready.set_function(lambda: service.ready)
         running = asyncio.create_task(service.run(), name="decode-service")
         running.add_done_callback(_end_if_failed)
         yield
@@ -188,7 +197,6 @@ def create_decoder_app(settings: DecoderSettings, engine: Engine, metrics: Decod
     @app.get("/metrics")
     async def exposition() -> Response:
         """Prometheus metrics."""
-        metrics.ready.set(app.state.service.ready)
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return app
