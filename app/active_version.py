@@ -15,7 +15,6 @@ from app.structured_logging import FIELDS
 from app.telemetry import Telemetry
 from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound, TesseraError
-from model_store.manifest import MANIFEST_NAME, Manifest
 
 _RETRY_UNUSABLE_S = 30.0
 
@@ -101,20 +100,6 @@ class ActiveVersion:
         """Take note of a version some request read in passing; look at once if it is another than the served one."""
         if version is not None and self._served is not None and version != self._served.version:
             self._look.set()
-
-    async def cache_versions(self) -> set[str]:
-        """Every version that entries in Redis may be named after: of those in the store, and of the served one."""
-        return await asyncio.to_thread(self._cache_versions) | {self.served.cache_version}
-
-    def _cache_versions(self) -> set[str]:
-        found = set()
-        for path in self._store.root.glob(f"*/{MANIFEST_NAME}"):
-            try:
-                found.add(Manifest.read(path.parent).cache_version)
-            except TesseraError:
-                # It may have been readable when its entries were written.
-                found.add(path.parent.name)
-        return found
 
     async def _open(self, version: str) -> ServedModel:
         return await asyncio.to_thread(

@@ -64,7 +64,7 @@ class DecodeReply(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
-    generator: str = Field(description="the engine that decoded, one of cache_schema.GENERATORS")
+    generator: str = Field(description="the engine that decoded, one of cache_entries.GENERATORS")
     items: list[int] = Field(description="item indices, best first")
     scores: list[float] = Field(description="natural-log probabilities under constrained decoding")
     decode_ms: float = Field(description="time in the decoder, waiting included")

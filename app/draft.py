@@ -24,7 +24,7 @@ from app.recommendation import (
 )
 from app.recommendation_cache import UserState
 from app.served_model import ServedModel
-from model_store.cache_schema import CacheEntry
+from model_store.cache_entries import CacheEntry
 from model_store.prefix_trie import EligibleItems
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from model_store.cache_keys import COMPACT_ENTRY_BYTES, COMPACT_USERS
 from model_store.errors import TesseraError
 
 _MAX_SOCKET_PATH = 100
@@ -129,6 +130,9 @@ def _launch(folder: Path, path: Path) -> None:
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        # The names of Redis 6.2, which later ones still know.
+        "hash-max-ziplist-entries": str(COMPACT_USERS),
+        "hash-max-ziplist-value": str(COMPACT_ENTRY_BYTES),
         "pidfile": str(folder / "redis.pid"),
         "logfile": str(folder / "redis.log"),
     }

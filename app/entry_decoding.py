@@ -7,7 +7,7 @@ from app.live_decoding import LiveAnswer, LiveDecoding, LiveRequest
 from app.recommendation_cache import RecommendationCache
 from app.served_model import ServedModel
 from app.settings import Settings
-from model_store.cache_schema import GENERATORS, CacheEntry
+from model_store.cache_entries import GENERATORS, CacheEntry
 
 
 class EntryDecoding:
@@ -68,4 +68,4 @@ class EntryDecoding:
             decoded_at=int(started_at),
             generator=answer.generator if answer.generator in GENERATORS else GENERATORS[0],
         )
-        await self._cache.store(model.cache_version, user_id, entry, history)
+        await self._cache.store(model.entry_layout, user_id, entry, history)

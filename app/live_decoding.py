@@ -65,7 +65,7 @@ class LiveAnswer:
     Attributes:
         items: item indices; int32 [K], K <= n.
         scores: natural-log probabilities under constrained decoding; float32 [K].
-        generator: the engine that decoded, one of cache_schema.GENERATORS.
+        generator: the engine that decoded, one of cache_entries.GENERATORS.
         decode_ms: time in the decoder, waiting included.
     """
 

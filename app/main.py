@@ -18,6 +18,7 @@ from app.api_keys import ApiKeys, refuse_open_bind
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
 from app.entry_decoding import EntryDecoding
+from app.entry_lifetime import EntryLifetime
 from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
@@ -110,6 +111,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("prepare", active.served.prepare()),
             ("follow", active.follow()),
             ("refresh", refresh.run()),
+            ("lifetime", EntryLifetime(active, cache).run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)

@@ -7,6 +7,7 @@ its timeout, and for a while at once, so that an outage does not cost every requ
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,12 +18,15 @@ from app.circuit_breaker import CircuitBreaker
 from app.redis_connection import RedisClient
 from app.settings import Settings
 from app.telemetry import Telemetry
-from model_store.cache_schema import CacheEntry, Keys
+from model_store.cache_entries import CacheEntry
+from model_store.cache_keys import EntryLayout, Keys
 from model_store.errors import CacheEntryUnreadable
 
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3
 _READS_PER_USER = 3
+_EXPIRY_PUT_OFF_PER_LIFETIME = 8
+_EXPIRIES_PER_CALL = 500
 
 
 class CacheUnavailable(Exception):
@@ -74,15 +78,15 @@ class RecommendationCache:
         self._read_timeout_s = settings.redis_timeout_ms / 1000
         self._write_timeout_s = settings.redis_write_timeout_ms / 1000
 
-    async def read(self, cache_version: str, user_id: str) -> UserState:
+    async def read(self, layout: EntryLayout, user_id: str) -> UserState:
         """Read one user's state.
 
         Raises:
             CacheUnavailable: Redis did not answer in time.
         """
-        return (await self.read_many(cache_version, (user_id,)))[0]
+        return (await self.read_many(layout, (user_id,)))[0]
 
-    async def read_many(self, cache_version: str, user_ids: Sequence[str]) -> list[UserState]:
+    async def read_many(self, layout: EntryLayout, user_ids: Sequence[str]) -> list[UserState]:
         """Read several users' states in one round trip, in the order asked for.
 
         Raises:
@@ -92,7 +96,7 @@ class RecommendationCache:
         def commands(pipeline: Pipeline) -> None:
             pipeline.get(self._keys.active)
             for user_id in user_ids:
-                pipeline.get(self._keys.entry(cache_version, user_id))
+                pipeline.hget(self._keys.bucket_of(layout, user_id), user_id)
                 pipeline.lrange(self._keys.history(user_id), 0, -1)
                 pipeline.zscore(self._keys.dirty, user_id)
 
@@ -118,11 +122,11 @@ class RecommendationCache:
         (active,) = await self._execute("active", lambda p: p.get(self._keys.active), self._read_timeout_s)
         return _text(active)
 
-    async def store(self, cache_version: str, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
+    async def store(self, layout: EntryLayout, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
         """Write back a decoded entry.
 
         Args:
-            cache_version: that of the model version that decoded it.
+            layout: that of the model version that decoded it.
             user_id: whose it is.
             entry: `decoded_at` is when the decode started.
             history: the whole history it was decoded from. An event that came meanwhile leaves the user dirty; a user
@@ -132,8 +136,12 @@ class RecommendationCache:
             CacheUnavailable: Redis did not answer in time.
         """
 
+        bucket = self._keys.bucket_of(layout, user_id)
+
         def commands(pipeline: Pipeline) -> None:
-            pipeline.set(self._keys.entry(cache_version, user_id), entry.pack(), ex=self._settings.entry_ttl_s)
+            pipeline.hset(bucket, user_id, entry.pack())
+            pipeline.expire(bucket, self._settings.entry_ttl_s)
+            pipeline.hset(self._keys.caches, layout.cache_version, str(layout.buckets))
             pipeline.zrem(self._keys.dirty, user_id)
             pipeline.lrange(self._keys.history(user_id), 0, -1)
 
@@ -148,7 +156,7 @@ class RecommendationCache:
             if now:
                 pipeline.zadd(self._keys.dirty, {user_id: time.time()}, nx=True)
             else:
-                pipeline.delete(self._keys.entry(cache_version, user_id))
+                pipeline.hdel(bucket, user_id)
 
         await self._execute("store", undo, self._write_timeout_s)
 
@@ -188,21 +196,50 @@ class RecommendationCache:
         )
         return tuple(item.decode(errors="replace") for item in items)
 
-    async def forget(self, user_id: str, cache_versions: Iterable[str]) -> bool:
-        """Delete all that is stored of a user, entries under these versions included. Returns whether anything was.
+    async def forget(self, user_id: str) -> bool:
+        """Delete all that is stored of a user, under whatever version. Returns whether anything was.
 
         Raises:
             CacheUnavailable: perhaps not all is deleted; do it again.
         """
+        (caches,) = await self._execute("forget", lambda p: p.hgetall(self._keys.caches), self._write_timeout_s)
+        layouts = [EntryLayout(version.decode(), int(buckets)) for version, buckets in caches.items()]
 
         def commands(pipeline: Pipeline) -> None:
             # One key a command: in a cluster they live on different nodes.
             pipeline.delete(self._keys.history(user_id))
             pipeline.zrem(self._keys.dirty, user_id)
-            for version in cache_versions:
-                pipeline.delete(self._keys.entry(version, user_id))
+            pipeline.zrem(self._keys.demand, user_id)
+            for layout in layouts:
+                pipeline.hdel(self._keys.bucket_of(layout, user_id), user_id)
 
         return any(await self._execute("forget", commands, self._write_timeout_s))
+
+    async def put_off_expiry(self, layout: EntryLayout) -> None:
+        """Give the buckets of a served version their whole lifetime again; at most one process does, and rarely.
+
+        Raises:
+            CacheUnavailable: some may still expire at their old time; the next call to come starts over.
+        """
+        lifetime_s = self._settings.entry_ttl_s
+        kept = self._keys.kept(layout.cache_version)
+        pause_s = max(lifetime_s // _EXPIRY_PUT_OFF_PER_LIFETIME, 1)
+        (won,) = await self._execute("expiry", lambda p: p.set(kept, "", nx=True, ex=pause_s), self._write_timeout_s)
+        if not won:
+            return
+        try:
+            for start in range(0, layout.buckets, _EXPIRIES_PER_CALL):
+                numbers = range(start, min(start + _EXPIRIES_PER_CALL, layout.buckets))
+
+                def commands(pipeline: Pipeline, numbers: range = numbers) -> None:
+                    for number in numbers:
+                        pipeline.expire(self._keys.bucket(layout, number), lifetime_s)
+
+                await self._execute("expiry", commands, self._write_timeout_s)
+        except CacheUnavailable:
+            with suppress(CacheUnavailable):
+                await self._execute("expiry", lambda p: p.delete(kept), self._write_timeout_s)
+            raise
 
     async def ping(self) -> None:
         """Check that Redis answers, whatever recent requests met.

@@ -83,7 +83,7 @@ class Recommender:
         if user_ids:
             try:
                 with self._telemetry.stage("redis", timings_ms):
-                    states = await self._cache.read_many(model.cache_version, user_ids)
+                    states = await self._cache.read_many(model.entry_layout, user_ids)
             except CacheUnavailable as error:
                 states = [UserState()] * len(user_ids)
                 unavailable["redis"] = str(error)

@@ -11,6 +11,7 @@ from app.eligibility import Eligibility
 from app.neighbors import Neighbors
 from app.popular_items import PopularItems
 from model_store.bundle import MODEL_FOLDERS, Bundle, ModelStore
+from model_store.cache_keys import EntryLayout
 from model_store.catalog import Catalog
 from model_store.errors import UnknownItem
 from model_store.item_codes import LEVEL_LETTERS
@@ -62,9 +63,9 @@ class ServedModel:
         return self.bundle.version
 
     @property
-    def cache_version(self) -> str:
-        """The version that its entries in Redis are named after."""
-        return self.bundle.cache_version
+    def entry_layout(self) -> EntryLayout:
+        """Where its entries are in Redis."""
+        return self.bundle.entry_layout
 
     @property
     def takes_queries(self) -> bool:

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.api_keys import ApiKeys
-from model_store.cache_schema import DEFAULT_NAMESPACE
+from model_store.cache_keys import DEFAULT_NAMESPACE
 
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S

@@ -28,7 +28,8 @@ from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.http_load import Load, load
 from benchmarks.server_process import started
 from model_store.bundle import Bundle
-from model_store.cache_schema import CacheEntry, Keys
+from model_store.cache_entries import CacheEntry
+from model_store.cache_keys import EntryLayout, Keys
 from tests.app.light_bundle import publish_light_bundle
 
 _ITEMS = 12_000
@@ -68,7 +69,7 @@ def _fill(client: redis.Redis, bundle: Bundle) -> None:
         items = random.choice(_ITEMS, _ENTRY_ITEMS + _HISTORY_ITEMS, replace=False)
         codes = bundle.item_codes.codes_NL[items[:_ENTRY_ITEMS]]
         entry = CacheEntry(codes, scores, int(time.time()), "torch")
-        pipeline.set(keys.entry(bundle.version, f"user-{user}"), entry.pack())
+        pipeline.hset(keys.bucket_of(bundle.entry_layout, f"user-{user}"), f"user-{user}", entry.pack())
         pipeline.rpush(keys.history(f"user-{user}"), *(f"item-{item}" for item in items[_ENTRY_ITEMS:]))
     pipeline.execute()
 
@@ -96,8 +97,10 @@ def _measure(settings: Settings, bundle: Bundle, url: str, seconds: float, round
                 for name, port, marker in (("bare route", bare.port, "xxx"), ("tessera", tessera.port, _MARKER))
             }
             calls = {name: loaded(name, *side) for name, side in sides.items()}
-            calls["redis, client of the API"] = lambda: _client_round_trip_s(settings, url, bundle.version, seconds / 2)
-            calls["redis, raw socket"] = lambda: _raw_round_trip_s(settings, bundle.version, seconds / 2)
+            calls["redis, client of the API"] = lambda: _client_round_trip_s(
+                settings, url, bundle.entry_layout, seconds / 2
+            )
+            calls["redis, raw socket"] = lambda: _raw_round_trip_s(settings, bundle.entry_layout, seconds / 2)
             harness.progress("warming up")
             harness.interleaved(calls, 1)
             loads.clear()
@@ -178,7 +181,7 @@ def _report(
     )
 
 
-def _client_round_trip_s(settings: Settings, url: str, version: str, seconds: float) -> float:
+def _client_round_trip_s(settings: Settings, url: str, layout: EntryLayout, seconds: float) -> float:
     """Median time of the read that an answer begins with, by the API's own client on the API's event loop."""
 
     async def reads() -> float:
@@ -189,7 +192,7 @@ def _client_round_trip_s(settings: Settings, url: str, version: str, seconds: fl
         took = []
         end = time.perf_counter() + seconds
         while (begin := time.perf_counter()) < end:
-            state = await cache.read(version, f"user-{len(took) % _USERS}")
+            state = await cache.read(layout, f"user-{len(took) % _USERS}")
             took.append(time.perf_counter() - begin)
             assert state.entry is not None
         await cache.aclose()
@@ -198,12 +201,12 @@ def _client_round_trip_s(settings: Settings, url: str, version: str, seconds: fl
     return uvloop.run(reads())
 
 
-def _raw_round_trip_s(settings: Settings, version: str, seconds: float) -> float:
+def _raw_round_trip_s(settings: Settings, layout: EntryLayout, seconds: float) -> float:
     """Median time of the same commands over a bare socket; an ECHO marks the end of the answer."""
     keys = Keys()
     requests = [
         _command("GET", keys.active)
-        + _command("GET", keys.entry(version, f"user-{user}"))
+        + _command("HGET", keys.bucket_of(layout, f"user-{user}"), f"user-{user}")
         + _command("LRANGE", keys.history(f"user-{user}"), "0", "-1")
         + _command("ZSCORE", keys.dirty, f"user-{user}")
         + _command("ECHO", "end")

@@ -104,7 +104,7 @@ def redis_url(settings: "Settings") -> str:
 def serve_version(settings: "Settings", version: str | None) -> str:
     """Make a version the active one, in the store and for running services; None for the one before. Returns it."""
     from model_store.bundle import ModelStore
-    from model_store.cache_schema import Keys
+    from model_store.cache_keys import Keys
     from offline.redis_connection import connect
 
     # Redis first: a version that running services cannot follow must not become the one they restart with.

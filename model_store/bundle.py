@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from model_store.cache_keys import EntryLayout
 from model_store.catalog import Catalog
 from model_store.errors import BundleCorrupt, BundleNotFound
 from model_store.item_codes import ItemCodes
@@ -52,6 +53,11 @@ class Bundle:
     def cache_version(self) -> str:
         """The version that cache entries are named after; extensions of a version share its entries."""
         return self.manifest.cache_version
+
+    @property
+    def entry_layout(self) -> EntryLayout:
+        """Where its cache entries are."""
+        return self.manifest.entry_layout
 
     @cached_property
     def catalog(self) -> Catalog:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model_store.cache_keys import DEFAULT_BUCKETS, EntryLayout
 from model_store.errors import BundleCorrupt, BundleNotFound, UnsupportedBundleFormat
 
-FORMAT_VERSION = 3
-FORMATS_READ = (1, 2, 3)
+FORMAT_VERSION = 4
+FORMATS_READ = (1, 2, 3, 4)
 """Format 2 is format 1 with `extends` and `cache_version`; in format 3 the language model may have an adapter, which a
-reader of format 2 would leave out without a word."""
+reader of format 2 would leave out without a word; format 4 says over how many buckets cache entries are spread."""
 MANIFEST_NAME = "manifest.json"
 LANGUAGE_MODEL_FOLDER = "llm/"
 ADAPTER_FOLDER = f"{LANGUAGE_MODEL_FOLDER}adapter/"
@@ -69,11 +70,20 @@ class Manifest(BaseModel):
         default="", description="the version in the names of cache entries; an extension's is that of its base"
     )
 
+    cache_buckets: int = Field(
+        default=DEFAULT_BUCKETS, ge=1, description="hashes in Redis that the cache entries are spread over"
+    )
+
     @model_validator(mode="after")
     def _name_the_cache_version(self) -> "Manifest":
         if not self.cache_version:
             object.__setattr__(self, "cache_version", self.version)
         return self
+
+    @property
+    def entry_layout(self) -> EntryLayout:
+        """Where the cache entries are."""
+        return EntryLayout(self.cache_version, self.cache_buckets)
 
     @property
     def takes_queries(self) -> bool:

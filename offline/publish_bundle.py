@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle, ModelStore
+from model_store.cache_keys import buckets_for
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.collaborative.encoder_files import save_encoder
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
@@ -93,6 +94,7 @@ def publish(store: ModelStore, version: str, dataset: Dataset, recipe: Recipe, m
                 metrics=model.metrics,
                 versions=library_versions(),
                 files=describe_files(folder),
+                cache_buckets=buckets_for(len(dataset.user_ids)),
             )
         )
 

@@ -62,9 +62,9 @@ async def show_history(user_id: PathId, query: NoQuery, services: CurrentService
 
 @router.delete("/users/{user_id:path}", dependencies=[Depends(require("write"))], responses={200: {"model": Forgotten}})
 async def forget_user(user_id: PathId, query: NoQuery, services: CurrentServices) -> Json:
-    """Forget a user: history, lists of every published version, and pending refresh."""
+    """Forget a user: history, lists of every version, and pending refresh."""
     try:
-        existed = await services.cache.forget(user_id, await services.active.cache_versions())
+        existed = await services.cache.forget(user_id)
     except CacheUnavailable:
         raise StorageUnavailable from None
     return Json({"user_id": user_id, "existed": existed})

@@ -45,7 +45,7 @@ async def _history(asked: RankBody, services: Services, model: ServedModel) -> t
     if asked.user_id is None:
         return asked.history or ()
     try:
-        return (await services.cache.read(model.cache_version, asked.user_id)).history
+        return (await services.cache.read(model.entry_layout, asked.user_id)).history
     except CacheUnavailable:
         raise StorageUnavailable("Redis cannot be reached, and the user's history is in it; try again.") from None
 

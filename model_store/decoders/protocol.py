@@ -83,7 +83,7 @@ class Decoder(Protocol):
     """
 
     name: str
-    """What entries decoded by it are marked with; one of `cache_schema.GENERATORS`."""
+    """What entries decoded by it are marked with; one of `cache_entries.GENERATORS`."""
 
     observer: Observer | None
     """Told what each batch cost. Decoders made of this one by `for_version` have the same."""

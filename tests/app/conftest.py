@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,8 +16,10 @@ from app.dependencies import Services
 from app.main import create_app
 from app.settings import Settings
 from model_store.bundle import Bundle
-from model_store.cache_schema import CacheEntry, Keys
+from model_store.cache_entries import CacheEntry
+from model_store.cache_keys import EntryLayout, Keys
 from tests.app.light_bundle import publish_light_bundle
+from tests.cached_entries import packed_entry, put_packed
 
 
 class RunningApp:
@@ -94,7 +97,18 @@ class Cache:
         codes = self.bundle.item_codes.codes_NL[np.array(items, dtype=np.int64)]
         scores = np.arange(len(items), dtype=np.float16) * np.float16(-0.5)
         entry = CacheEntry(codes, scores, int(time.time() - age_s), "torch")
-        self.redis.set(self.keys.entry(version or self.bundle.version, user_id), entry.pack())
+        self.put_packed(user_id, entry.pack(), version=version)
+
+    def put_packed(self, user_id: str, packed: bytes, *, version: str | None = None) -> None:
+        put_packed(self.redis, self.keys, self.layout(version), user_id, packed)
+
+    def packed(self, user_id: str, *, version: str | None = None) -> bytes | None:
+        """The bytes of a user's entry, None where there is none."""
+        return packed_entry(self.redis, self.keys, self.layout(version), user_id)
+
+    def layout(self, version: str | None = None) -> EntryLayout:
+        layout = self.bundle.entry_layout
+        return layout if version is None else replace(layout, cache_version=version)
 
     def put_history(self, user_id: str, items: Sequence[int]) -> None:
         self.redis.rpush(self.keys.history(user_id), *[f"item-{item}" for item in items])

@@ -128,8 +128,8 @@ async def test_a_list_decoded_under_the_extension_is_kept_for_all_of_the_line(
     cache.put_history("ann", [20, 30])
     decoded = await api.client.get("/recommend/ann?n=10")
     await api.services.recommender.settle()
-    assert stored.exists(cache.keys.entry("tiny-1", "ann"))
-    assert not stored.exists(cache.keys.entry(extended.version, "ann"))
+    assert cache.packed("ann", version="tiny-1")
+    assert not cache.packed("ann", version=extended.version)
 
     activate(store, stored, "tiny-1")
     await serves(api, "tiny-1")
@@ -151,7 +151,7 @@ async def test_forgetting_a_user_reaches_entries_named_after_a_base_that_was_pru
     assert ModelStore(store).prune(keep=1) == ["tiny-1"]
     assert (await api.client.get("/recommend/ann?n=3")).json()["source"] == "cache"
     assert (await api.client.delete("/users/ann")).json()["existed"]
-    assert not list(stored.scan_iter("tessera:rec:*"))
+    assert not list(stored.scan_iter("tessera:entries:*"))
 
 
 async def test_the_decoder_loads_the_language_model_once_for_a_line_of_versions(

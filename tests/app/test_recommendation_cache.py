@@ -16,10 +16,13 @@ from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.redis_connection import connect
 from app.settings import Settings
 from app.telemetry import Telemetry
-from model_store.cache_schema import CacheEntry
+from model_store.cache_entries import CacheEntry
+from model_store.cache_keys import EntryLayout
 from tests.app.conftest import Cache
 
 pytestmark = pytest.mark.anyio
+
+LAYOUT = EntryLayout("v", 4)
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def frozen(home: Path) -> Iterator[None]:
 async def failing_read(cache: RecommendationCache) -> float:
     begin = time.perf_counter()
     with pytest.raises(CacheUnavailable):
-        await cache.read("v", "ann")
+        await cache.read(LAYOUT, "ann")
     return time.perf_counter() - begin
 
 
@@ -52,7 +55,7 @@ async def test_silent_redis_costs_a_timeout_then_nothing(
     recommendation_cache: RecommendationCache, settings: Settings, cache: Cache
 ) -> None:
     cache.put_history("ann", [1])
-    await recommendation_cache.read("v", "ann")
+    await recommendation_cache.read(LAYOUT, "ann")
     with frozen(settings.home):
         first = [await failing_read(recommendation_cache) for _ in range(3)]
         assert all(0.05 < seconds < 0.5 for seconds in first)
@@ -61,7 +64,7 @@ async def test_silent_redis_costs_a_timeout_then_nothing(
         assert await failing_read(recommendation_cache) > 0.05, "one tries again"
         assert await failing_read(recommendation_cache) < 0.05, "and the others do not"
     await asyncio.sleep(0.35)
-    assert (await recommendation_cache.read("v", "ann")).history == ("item-1",)
+    assert (await recommendation_cache.read(LAYOUT, "ann")).history == ("item-1",)
 
 
 async def test_many_requests_of_an_outage_wait_together(
@@ -81,7 +84,7 @@ async def test_connection_is_not_shared_with_late_answers(
     with frozen(settings.home):
         await failing_read(recommendation_cache)
     for _ in range(10):
-        assert (await recommendation_cache.read("v", "bob")).history == ("item-2",)
+        assert (await recommendation_cache.read(LAYOUT, "bob")).history == ("item-2",)
 
 
 async def test_refused_command_is_no_outage(
@@ -90,8 +93,8 @@ async def test_refused_command_is_no_outage(
     cache.redis.set(cache.keys.history("ann"), "not a list")
     for _ in range(5):
         with pytest.raises(CacheUnavailable, match="ResponseError"):
-            await recommendation_cache.read("v", "ann")
-    assert (await recommendation_cache.read("v", "bob")).history == ()
+            await recommendation_cache.read(LAYOUT, "ann")
+    assert (await recommendation_cache.read(LAYOUT, "bob")).history == ()
 
 
 async def test_full_redis_still_reads(recommendation_cache: RecommendationCache, cache: Cache) -> None:
@@ -99,7 +102,7 @@ async def test_full_redis_still_reads(recommendation_cache: RecommendationCache,
     cache.redis.config_set("maxmemory", 1)
     with pytest.raises(CacheUnavailable, match="OutOfMemory"):
         await recommendation_cache.append_events([("ann", "item-2")])
-    assert (await recommendation_cache.read("v", "ann")).history == ("item-1",)
+    assert (await recommendation_cache.read(LAYOUT, "ann")).history == ("item-1",)
 
 
 async def test_write_back_takes_the_mark_unless_there_is_news(
@@ -108,16 +111,16 @@ async def test_write_back_takes_the_mark_unless_there_is_news(
     codes = cache.bundle.item_codes.codes_NL[:3]
     entry = CacheEntry(codes, cache.bundle.popularity[:3].astype("float16"), int(time.time()), "vllm")
     await recommendation_cache.append_events([("ann", "item-1")])
-    await recommendation_cache.store("v", "ann", entry, ("item-1",))
+    await recommendation_cache.store(LAYOUT, "ann", entry, ("item-1",))
     assert not cache.is_dirty("ann")
-    assert 0 < cache.redis.ttl(cache.keys.entry("v", "ann")) <= 14 * 86400
+    assert 0 < cache.redis.ttl(cache.keys.bucket_of(LAYOUT, "ann")) <= 14 * 86400
     await recommendation_cache.append_events([("ann", "item-2")])
-    await recommendation_cache.store("v", "ann", entry, ("item-1",))
+    await recommendation_cache.store(LAYOUT, "ann", entry, ("item-1",))
     assert cache.is_dirty("ann")
 
 
 async def test_messages_hold_no_user(recommendation_cache: RecommendationCache, cache: Cache) -> None:
     cache.redis.set(cache.keys.history("a-private-id"), "not a list")
     with pytest.raises(CacheUnavailable) as failed:
-        await recommendation_cache.read("v", "a-private-id")
+        await recommendation_cache.read(LAYOUT, "a-private-id")
     assert "a-private-id" not in str(failed.value)

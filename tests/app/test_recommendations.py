@@ -188,7 +188,7 @@ async def test_explanation_tells_what_was_removed(api: RunningApp, cache: Cache)
 
 
 async def test_unreadable_entry_counts_as_missing(api: RunningApp, cache: Cache) -> None:
-    cache.redis.set(cache.keys.entry("light-1", "ann"), b"\xff\x00nonsense")
+    cache.put_packed("ann", b"\xff\x00nonsense")
     body = (await api.client.get("/recommend/ann")).json()
     assert body["source"] == "popular"
     assert "tessera_cache_unreadable_total 1.0" in (await api.client.get("/metrics")).text
@@ -197,9 +197,9 @@ async def test_unreadable_entry_counts_as_missing(api: RunningApp, cache: Cache)
 async def test_codes_of_items_that_are_gone_are_skipped(api: RunningApp, cache: Cache) -> None:
     packed = bytearray()
     cache.put_entry("ann", [9, 8])
-    packed += cache.redis.get(cache.keys.entry("light-1", "ann"))
+    packed += cache.packed("ann")
     packed[8:12] = b"\xff\xff\xff\xff"
-    cache.redis.set(cache.keys.entry("light-1", "ann"), bytes(packed))
+    cache.put_packed("ann", bytes(packed))
     assert ids(await api.client.get("/recommend/ann?n=1")) == ["item-8"]
 
 

@@ -12,7 +12,7 @@ import redis
 
 from app.embedded_redis import ensure_running, server_binary
 from app.redis_connection import RedisUrlInvalid, connect
-from model_store.cache_schema import Keys
+from model_store.cache_keys import Keys
 
 pytestmark = pytest.mark.anyio
 

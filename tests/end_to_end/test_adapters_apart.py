@@ -17,7 +17,7 @@ from app.decoder.loaded_models import LoadedModels
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.settings import DecoderSettings
 from model_store.bundle import Bundle
-from model_store.cache_schema import Keys
+from model_store.cache_keys import Keys
 from model_store.decoders.protocol import Decoder, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.decoders.vllm.decoder import VLLMDecoder
@@ -26,8 +26,11 @@ from model_store.manifest import ADAPTER_FOLDER, ADAPTER_WEIGHTS
 from offline.add_items import add_items, select_items
 from offline.evaluate import evaluate
 from offline.redis_connection import connect
-from offline.refresh_cache import CacheRefresh, RefreshConfig, import_histories
+from offline.refresh.config import RefreshConfig
+from offline.refresh.histories import import_histories
+from offline.refresh.user_refresh import UserRefresh
 from tests.adapter_versions import APART, SHARED_ROWS, AdapterVersions
+from tests.cached_entries import packed_entry
 
 pytestmark = pytest.mark.end_to_end
 
@@ -241,12 +244,18 @@ def test_a_refresh_fills_the_cache_with_what_the_adapter_decodes(
 ) -> None:
     redis, keys = connect(embedded_redis.ensure_running(home)), Keys("tessera")
     config = RefreshConfig(k=5, beam_width=10)
-    users = import_histories(redis, keys, versions.dataset, config)
-    CacheRefresh(redis, keys, apart, TorchDecoder.from_bundle(apart, device="cpu"), config).run(users)
-    with_adapter = [redis.get(keys.entry(apart.cache_version, user))[-5:] for user in users]
-    base = without_adapter(apart)
-    CacheRefresh(redis, keys, base, TorchDecoder.from_bundle(base, device="cpu"), config).run(users)
-    assert [redis.get(keys.entry(apart.cache_version, user))[-5:] for user in users] != with_adapter
+    import_histories(redis, keys, versions.dataset, config)
+
+    def entries_of(bundle: Bundle) -> list[bytes]:
+        decoder = TorchDecoder.from_bundle(bundle, device="cpu")
+        users = versions.dataset.user_ids
+        UserRefresh(redis, keys, bundle, decoder, config).refresh(users)
+        entries = [packed_entry(redis, keys, bundle.entry_layout, user) for user in users]
+        return [entry[-5:] for entry in entries if entry is not None]
+
+    with_adapter = entries_of(apart)
+    assert len(with_adapter) == len(versions.dataset.user_ids)
+    assert entries_of(without_adapter(apart)) != with_adapter
 
 
 def test_a_changed_adapter_is_found_when_the_version_is_opened(versions: AdapterVersions) -> None:

@@ -19,10 +19,12 @@ import pytest
 
 from app import embedded_redis
 from model_store.bundle import ModelStore
-from model_store.cache_schema import CacheEntry, Keys
+from model_store.cache_entries import CacheEntry
+from model_store.cache_keys import Keys
 from offline.generate_catalogue import generate
 from offline.interactions import Dataset, read_dataset
 from offline.redis_connection import connect
+from tests.cached_entries import drop_entries, packed_entry
 
 pytestmark = pytest.mark.end_to_end
 
@@ -62,6 +64,12 @@ class Shop:
         result = self.tessera(*arguments)
         assert result.returncode == 0, result.stderr
         return result.stdout
+
+    def layout(self, version):
+        return ModelStore(self.store).manifest(version).entry_layout
+
+    def entry(self, version, user):
+        return CacheEntry.unpack(packed_entry(self.redis(), Keys(), self.layout(version), user))
 
     def redis(self):
         return connect(embedded_redis.ensure_running(self.home))
@@ -160,7 +168,8 @@ def test_evaluate_prints_one_object_with_every_system_protocol_and_metric(shop, 
 
 
 def test_refresh_reports_what_it_did(refreshed, version):
-    assert set(refreshed) >= {"version", "users", "k", "seconds", "users_per_second", "bytes_per_user"}
+    assert set(refreshed) >= {"version", "users", "k", "seconds", "users_per_second", "skipped"}
+    assert refreshed["coverage"] == 1
     assert (refreshed["version"], refreshed["users"], refreshed["k"]) == (version, USERS, 20)
 
 
@@ -174,7 +183,7 @@ def test_versions_can_be_shown_verified_and_activated_by_command(shop, refreshed
 def test_a_refresh_of_some_users_writes_theirs_and_switches_nothing(shop, refreshed, version, tmp_path):
     users = shop.dataset.user_ids[:3]
     (tmp_path / "users").write_text("\n".join(users))
-    shop.redis().delete(*(Keys().entry(version, user) for user in users))
+    drop_entries(shop.redis(), Keys(), shop.layout(version), users)
     result = json.loads(shop.done("refresh", "--users", str(tmp_path / "users"), "--json"))
     assert result["users"] == 3
     assert json.loads(shop.done("refresh", "--stale", "--json"))["users"] == 0
@@ -183,10 +192,9 @@ def test_a_refresh_of_some_users_writes_theirs_and_switches_nothing(shop, refres
 def test_vllm_refreshes_with_the_lists_that_torch_found(shop, refreshed, version, tmp_path):
     users = shop.dataset.user_ids[:20]
     (tmp_path / "users").write_text("\n".join(users))
-    keys = [Keys().entry(version, user) for user in users]
-    by_torch = [CacheEntry.unpack(entry) for entry in shop.redis().mget(keys)]
+    by_torch = [shop.entry(version, user) for user in users]
     shop.done("refresh", "--users", str(tmp_path / "users"), "--engine", "vllm")
-    by_vllm = [CacheEntry.unpack(entry) for entry in shop.redis().mget(keys)]
+    by_vllm = [shop.entry(version, user) for user in users]
     for theirs, ours in zip(by_torch, by_vllm, strict=True):
         assert (theirs.generator, ours.generator) == ("torch", "vllm")
         # Scores are kept in two bytes, and rounding may go either way.
@@ -203,15 +211,14 @@ def test_every_user_is_answered_from_the_cache(shop, server):
 
 def test_a_user_without_an_entry_is_decoded_live_by_vllm_and_cached(shop, server, version):
     user = shop.dataset.user_ids[0]
-    key = Keys().entry(version, user)
     before = server.recommend(user)
-    shop.redis().delete(key)
+    drop_entries(shop.redis(), Keys(), shop.layout(version), [user])
     live = server.recommend(user)
     assert (live["source"], live["degraded"]) == ("live", False)
     assert unseen_and_valid(shop, user, live)
     # The cache was filled by torch: two engines, one list.
     assert [row["item_id"] for row in live["items"][:5]] == [row["item_id"] for row in before["items"][:5]]
-    until(lambda: shop.redis().exists(key), 10, shop.home / "server.log")
+    until(lambda: packed_entry(shop.redis(), Keys(), shop.layout(version), user), 10, shop.home / "server.log")
     assert server.recommend(user)["source"] == "cache"
 
 
@@ -237,7 +244,7 @@ def test_without_a_decoder_neighbors_answer_and_without_redis_popular_items_do(s
     user = shop.dataset.user_ids[2]
     server.decoder.send_signal(signal.SIGKILL)
     server.decoder.wait()
-    shop.redis().delete(Keys().entry(version, user))
+    drop_entries(shop.redis(), Keys(), shop.layout(version), [user])
     answer = server.recommend(user)
     assert (answer["source"], answer["degraded"]) == ("neighbors", True)
     assert unseen_and_valid(shop, user, answer)

@@ -60,10 +60,10 @@ async def test_gap_is_filled_under_the_filter(api: RunningApp, cache: Cache, dec
 async def test_filtered_decode_is_not_kept(api: RunningApp, cache: Cache, decoder: PlainDecoder) -> None:
     cache.put_entry("ann", [1])
     cache.put_history("ann", [20])
-    before = cache.redis.get(cache.keys.entry("light-1", "ann"))
+    before = cache.packed("ann")
     await api.client.get("/recommend/ann?n=3&category=toys")
     await api.services.recommender.settle()
-    assert cache.redis.get(cache.keys.entry("light-1", "ann")) == before
+    assert cache.packed("ann") == before
 
 
 async def test_user_answered_under_a_filter_gets_an_entry_behind(
@@ -193,7 +193,7 @@ async def test_session_is_decoded_and_not_kept(api: RunningApp, cache: Cache, de
     body = (await api.client.post("/recommend", json={"history": ["item-20"], "n": 3})).json()
     assert body["source"] == "live"
     await api.services.recommender.settle()
-    assert not list(cache.redis.scan_iter("*:rec:*"))
+    assert not list(cache.redis.scan_iter("*:entries:*"))
 
 
 async def test_refresh_queue_is_bounded(settings: Settings, cache: Cache, decoder: PlainDecoder) -> None:

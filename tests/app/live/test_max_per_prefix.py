@@ -8,7 +8,7 @@ import pytest
 
 from app.settings import Settings
 from model_store.bundle import Bundle
-from model_store.cache_schema import CacheEntry
+from model_store.cache_entries import CacheEntry
 from tests.app.conftest import Cache, RunningApp, ids, running
 from tests.app.light_bundle import OUT_OF_STOCK
 from tests.app.live.conftest import ITEMS, names
@@ -82,9 +82,9 @@ async def test_capped_answer_is_never_the_users_entry(api: RunningApp, cache: Ca
     answer = await api.client.get("/recommend/ann", params=TWO_CODES | {"n": 8})
     assert answer.json()["source"] == "live"
     await api.services.recommender.settle()
-    assert cache.redis.get(cache.keys.entry("light-1", "ann")) is None
+    assert cache.packed("ann") is None
     async with asyncio.timeout(5):
-        while (kept := cache.redis.get(cache.keys.entry("light-1", "ann"))) is None:
+        while (kept := cache.packed("ann")) is None:
             await asyncio.sleep(0.01)
     entry = cache.bundle.item_codes.items_of(CacheEntry.unpack(kept).codes_KL).tolist()
     assert max(counts(cache.bundle, names(entry)).values()) > 1, "decoded behind, without the cap"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.settings import Settings
-from model_store.cache_schema import CacheEntry
+from model_store.cache_entries import CacheEntry
 from tests.app.conftest import Cache, RunningApp, ids, running
 from tests.app.light_bundle import OUT_OF_STOCK
 from tests.app.live.conftest import names
@@ -50,9 +50,9 @@ async def test_answer_under_it_is_never_the_users_entry(api: RunningApp, cache: 
     # As many as an entry holds, so that nothing but the option tells the two apart.
     assert len(ids(await api.client.get("/recommend/ann", params=allowing(list(range(30)))))) == 10
     await api.services.recommender.settle()
-    assert cache.redis.get(cache.keys.entry("light-1", "ann")) is None
+    assert cache.packed("ann") is None
     async with asyncio.timeout(5):
-        while (kept := cache.redis.get(cache.keys.entry("light-1", "ann"))) is None:
+        while (kept := cache.packed("ann")) is None:
             await asyncio.sleep(0.01)
     entry = cache.bundle.item_codes.items_of(CacheEntry.unpack(kept).codes_KL)
     assert max(entry) >= 30, "decoded behind, from the whole catalogue"

@@ -34,11 +34,11 @@ async def test_answer_to_a_query_is_never_the_users_entry(api: RunningApp, cache
     cache.put_history("ann", [20])
     cache.put_history("bob", [20])
     cache.put_entry("bob", [1, 2, 4])
-    before = cache.redis.get(cache.keys.entry("light-1", "bob"))
+    before = cache.packed("bob")
     for user in ("ann", "bob"):
         assert (await api.client.get(f"/recommend/{user}?q=40&n=3")).json()["source"] == "live"
     await api.services.recommender.settle()
-    assert cache.redis.get(cache.keys.entry("light-1", "bob")) == before
+    assert cache.packed("bob") == before
     async with asyncio.timeout(5):
         while (answer := await api.client.get("/recommend/ann?n=3")).json()["source"] != "cache":
             await asyncio.sleep(0.01)

@@ -46,11 +46,11 @@ async def test_new_order_is_not_kept(api: RunningApp, cache: Cache, decoder: Pla
     cache.put_entry("ann", [1, 30, 8])
     cache.put_history("ann", [20])
     cache.mark_dirty("ann")
-    entry = cache.redis.get(cache.keys.entry("light-1", "ann"))
+    entry = cache.packed("ann")
     decoder.delay_s = 0.05
     assert (await api.client.get("/recommend/ann?within=cache&n=2")).json()["source"] == "live"
     await api.services.recommender.settle()
-    assert cache.redis.get(cache.keys.entry("light-1", "ann")) == entry
+    assert cache.packed("ann") == entry
     assert cache.is_dirty("ann")
     async with asyncio.timeout(5):
         while cache.is_dirty("ann"):

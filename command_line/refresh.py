@@ -1,6 +1,7 @@
 """`tessera refresh` and `tessera events`: what fills Redis."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,7 @@ from command_line.common import (
     read_settings,
     redis_url,
     reports_errors,
+    serve_version,
 )
 from model_store.errors import TesseraError
 
@@ -39,6 +41,13 @@ def refresh(
     users: Annotated[Path | None, typer.Option(help="Only the users of this file, one id a line.")] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Only users with news, or without an entry.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on behind a refresh that was stopped.")] = False,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Fill this version without serving it; `models activate` does that later.")
+    ] = False,
+    coverage: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the users who must have an entry for this version to be served."),
+    ] = 0.9,
     engine: Annotated[
         Literal["auto", "torch", "vllm"],
         typer.Option(help="What runs the model. auto: vLLM where it is installed and there is a GPU, else torch."),
@@ -53,17 +62,16 @@ def refresh(
     if ray is not None:
         raise TesseraError("--ray: refreshing on a Ray cluster is not built yet; run without it on one machine")
     quiet_libraries()
-    from model_store.bundle import ModelStore
-    from model_store.cache_schema import Keys
+    from model_store.cache_keys import Keys
     from offline.redis_connection import connect
-    from offline.refresh_cache import (
-        CacheRefresh,
-        RefreshConfig,
-        import_histories,
-        read_user_ids,
-        stale_users,
-        users_with_history,
-    )
+    from offline.refresh.config import RefreshConfig
+    from offline.refresh.histories import import_histories, users_of_file, users_with_history
+    from offline.refresh.job import on_this_machine, run_refresh
+    from offline.refresh.ledger import Ledger, Plan
+    from offline.refresh.shard_refresh import ShardRefresh
+    from offline.refresh.stale_users import stale_users
+    from offline.refresh.user_plan import user_plan
+    from offline.refresh.user_refresh import UserRefresh
 
     settings = read_settings()
     bundle = open_bundle(settings, version)
@@ -77,33 +85,47 @@ def refresh(
     partial = users is not None or stale
     keys = Keys(settings.namespace)
     redis = connect(redis_url(settings))
-    chosen = (
-        import_histories(redis, keys, read_data(data, columns), config) if data else users_with_history(redis, keys)
-    )
+    chosen: Iterable[str]
+    if data is not None:
+        dataset = read_data(data, columns)
+        import_histories(redis, keys, dataset, config)
+        chosen = dataset.user_ids
+    else:
+        chosen = users_with_history(redis, keys)
     if users is not None:
-        chosen = read_user_ids(users)
+        chosen = users_of_file(users)
     if stale:
-        chosen = stale_users(redis, keys, bundle.cache_version, chosen)
-    elif not chosen:
-        raise TesseraError("refresh: no user has a history in Redis; import some with --data DIR")
-    decoder = _decoder(bundle, engine)
-    try:
-        job = CacheRefresh(redis, keys, bundle, decoder, config)
-        summary = job.run(chosen, resume=resume, partial=partial)
-    finally:
-        decoder.close()
+        chosen = stale_users(redis, keys, bundle.entry_layout, chosen)
+    with user_plan(chosen, bundle.entry_layout) as listed:
+        if not listed.users and not stale:
+            raise TesseraError("refresh: no user has a history in Redis; import some with --data DIR")
+        decoder = _decoder(bundle, engine)
+        try:
+            ledger = Ledger(redis, keys, bundle.version, partial=partial)
+            by_user = UserRefresh(redis, keys, bundle, decoder, config)
+            run = on_this_machine(ShardRefresh(by_user, ledger, forget_departed=not partial))
+            plan = Plan.of(bundle, config, listed.buckets_per_shard(config.shard_users))
+            summary = run_refresh(bundle.version, listed, run, ledger, plan, resume=resume)
+        finally:
+            decoder.close()
     # Some users' entries are no reason to serve another version to all of them.
-    if not partial:
-        job.switch()
-        ModelStore(settings.store).activate(bundle.version)
+    serve = not partial and not shadow and summary.coverage >= coverage
+    if serve:
+        serve_version(settings, bundle.version)
+    if partial or serve or shadow:
+        ledger.close()
     if as_json:
         typer.echo(json.dumps(vars(summary)))
-        return
-    typer.echo(
-        f"{summary.version}: {summary.users} users, top {summary.k}, {summary.seconds:.1f} s "
-        f"({summary.users_per_second:.0f} users/s), {summary.bytes_per_user:.0f} bytes a user, "
-        f"{summary.skipped} without a known item"
-    )
+    else:
+        typer.echo(
+            f"{summary.version}: {summary.users} users, top {summary.k}, {summary.seconds:.1f} s "
+            f"({summary.users_per_second:.0f} users/s), {summary.skipped} without a known item"
+        )
+    if not (serve or partial or shadow):
+        raise TesseraError(
+            f"refresh: {summary.coverage:.1%} of the users have an entry of {bundle.version}, {coverage:.1%} were "
+            "asked for, so it is not served; was it trained on this catalogue? --coverage takes a smaller share"
+        )
 
 
 def _decoder(bundle: "Bundle", engine: Literal["auto", "torch", "vllm"]) -> "Decoder":
@@ -127,12 +149,15 @@ def events_import(
     as_json: AsJson = False,
 ) -> None:
     """Bring histories in Redis up to those of a data folder."""
-    from model_store.cache_schema import Keys
+    from model_store.cache_keys import Keys
     from offline.redis_connection import connect
-    from offline.refresh_cache import RefreshConfig, import_histories
+    from offline.refresh.config import RefreshConfig
+    from offline.refresh.histories import import_histories
 
     settings = read_settings()
     redis = connect(redis_url(settings))
     config = RefreshConfig(history_length=settings.history_length, history_ttl_s=settings.history_ttl_s)
-    users = import_histories(redis, Keys(settings.namespace), read_data(file, columns), config)
-    typer.echo(json.dumps({"users": len(users)}) if as_json else f"{len(users)} users")
+    dataset = read_data(file, columns)
+    import_histories(redis, Keys(settings.namespace), dataset, config)
+    users = len(dataset.user_ids)
+    typer.echo(json.dumps({"users": users}) if as_json else f"{users} users")

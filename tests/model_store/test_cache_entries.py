@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model_store.cache_schema import GENERATORS, CacheEntry, Keys
+from model_store.cache_entries import GENERATORS, CacheEntry
+from model_store.cache_keys import Keys
 from model_store.errors import CacheEntryUnreadable
 
 

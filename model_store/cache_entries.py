@@ -1,0 +1,145 @@
+"""One user's decoded list, as bytes.
+
+offset  size  field
+0       1     format (ENTRY_FORMAT)
+1       1     generator, an index into GENERATORS
+2       2     K, little endian
+4       4     decoded_at, Unix seconds, little endian
+8       4*K   codes, one byte a level, best first
+8+4*K   2*K   scores, float16, little endian, natural-log probabilities
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.errors import CacheEntryUnreadable
+
+ENTRY_FORMAT = 1
+GENERATORS = ("unknown", "torch", "vllm")
+
+_HEADER = struct.Struct("<BBHI")
+_HEADER_FIELDS = np.dtype([("format", "u1"), ("generator", "u1"), ("count", "<u2"), ("decoded_at", "<u4")])
+_CODE_BYTES = 4
+_SCORE_BYTES = 2
+_ITEM_BYTES = _CODE_BYTES + _SCORE_BYTES
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One user's decoded list, best first.
+
+    Attributes:
+        codes_KL: uint8 [K, L].
+        scores: float16 [K], the items' log-probabilities under constrained decoding.
+        decoded_at: Unix seconds.
+        generator: what decoded it, one of GENERATORS.
+    """
+
+    codes_KL: NDArray[np.uint8]
+    scores: NDArray[np.float16]
+    decoded_at: int
+    generator: str
+
+    def pack(self) -> bytes:
+        """The bytes to store."""
+        return pack_entries(self.codes_KL[None], self.scores[None], self.decoded_at, self.generator)[0]
+
+    @classmethod
+    def unpack(cls, value: bytes) -> "CacheEntry":
+        """Read stored bytes.
+
+        Raises:
+            CacheEntryUnreadable: another format, or a length that does not fit the header.
+        """
+        if len(value) < _HEADER.size:
+            raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes, too short for a header")
+        entry_format, generator, count, decoded_at = _HEADER.unpack_from(value)
+        if entry_format != ENTRY_FORMAT or generator >= len(GENERATORS):
+            raise CacheEntryUnreadable(f"cache entry: format {entry_format}.{generator}, this version reads 1")
+        codes_end = _HEADER.size + _CODE_BYTES * count
+        if len(value) != codes_end + _SCORE_BYTES * count:
+            raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes do not hold {count} items")
+        return cls(
+            codes_KL=np.frombuffer(value, np.uint8, _CODE_BYTES * count, _HEADER.size).reshape(count, _CODE_BYTES),
+            scores=np.frombuffer(value, "<f2", count, codes_end),
+            decoded_at=decoded_at,
+            generator=GENERATORS[generator],
+        )
+
+
+def pack_entries(
+    codes_UKL: NDArray[np.uint8], scores_UK: NDArray[np.floating[Any]], decoded_at: int, generator: str
+) -> list[bytes]:
+    """The bytes to store for U users with as many items each.
+
+    Args:
+        codes_UKL: uint8 [U, K, L], best first.
+        scores_UK: [U, K], natural-log probabilities; stored as float16.
+        decoded_at: Unix seconds.
+        generator: one of GENERATORS.
+    """
+    users, count, _ = codes_UKL.shape
+    header = _HEADER.pack(ENTRY_FORMAT, GENERATORS.index(generator), count, decoded_at)
+    parts = (
+        np.broadcast_to(np.frombuffer(header, np.uint8), (users, _HEADER.size)),
+        codes_UKL.reshape(users, count * _CODE_BYTES),
+        np.ascontiguousarray(scores_UK, dtype="<f2").view(np.uint8).reshape(users, count * _SCORE_BYTES),
+    )
+    return [row.tobytes() for row in np.concatenate(parts, axis=1)]
+
+
+@dataclass(frozen=True)
+class EntryTable:
+    """Entries of U users side by side; K is the length of the longest.
+
+    Attributes:
+        readable: bool [U]; where it is not, everything else is 0.
+        counts: int64 [U], items of each.
+        decoded_at: int64 [U], Unix seconds.
+        codes_UKL: uint8 [U, K, L], best first, zeros behind the last item.
+        scores_UK: float16 [U, K], -inf behind the last item.
+    """
+
+    readable: NDArray[np.bool_]
+    counts: NDArray[np.int64]
+    decoded_at: NDArray[np.int64]
+    codes_UKL: NDArray[np.uint8]
+    scores_UK: NDArray[np.float16]
+
+    @classmethod
+    def unpack(cls, values: Sequence[bytes]) -> "EntryTable":
+        """Read stored bytes, those of equal length in one go."""
+        lengths = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
+        items = (lengths - _HEADER.size) // _ITEM_BYTES
+        most = int(max(items.max(initial=0), 0))
+        table = cls(
+            readable=np.zeros(len(values), dtype=bool),
+            counts=np.zeros(len(values), dtype=np.int64),
+            decoded_at=np.zeros(len(values), dtype=np.int64),
+            codes_UKL=np.zeros((len(values), most, _CODE_BYTES), dtype=np.uint8),
+            scores_UK=np.full((len(values), most), -np.inf, dtype=np.float16),
+        )
+        for length in np.unique(lengths):
+            count, left = divmod(int(length) - _HEADER.size, _ITEM_BYTES)
+            if count < 0 or left:
+                continue
+            rows = np.flatnonzero(lengths == length)
+            bytes_RB = np.frombuffer(b"".join(values[row] for row in rows), np.uint8).reshape(len(rows), length)
+            heads = np.frombuffer(bytes_RB[:, : _HEADER.size].tobytes(), _HEADER_FIELDS)
+            fits = (
+                (heads["format"] == ENTRY_FORMAT) & (heads["generator"] < len(GENERATORS)) & (heads["count"] == count)
+            )
+            rows, bytes_RB = rows[fits], bytes_RB[fits]
+            codes_end = _HEADER.size + count * _CODE_BYTES
+            table.readable[rows] = True
+            table.counts[rows] = count
+            table.decoded_at[rows] = heads["decoded_at"][fits]
+            table.codes_UKL[rows, :count] = bytes_RB[:, _HEADER.size : codes_end].reshape(-1, count, _CODE_BYTES)
+            scores = np.frombuffer(bytes_RB[:, codes_end:].tobytes(), "<f2")
+            table.scores_UK[rows, :count] = scores.reshape(-1, count)
+        return table

@@ -1,0 +1,195 @@
+"""Decode some users' lists and write them: the step that every refresh repeats, on whatever machine.
+
+    reading = refresh.read(users)        their histories
+    lists = refresh.decode(reading)      the only part that takes the model
+    refresh.write(reading, lists)        entries, and who has news meanwhile
+
+An entry is written whole by one command, so nobody ever reads half of one, and doing a part twice does no harm.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.bundle import Bundle
+from model_store.cache_entries import pack_entries
+from model_store.cache_keys import Keys
+from model_store.catalog import Catalog
+from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
+from model_store.prefix_trie import EligibleItems
+from offline.refresh.config import RefreshConfig
+
+_PIPELINE_COMMANDS = 1000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a part of a refresh begins with.
+
+    Attributes:
+        users: all asked for.
+        stored: the history of each in Redis, item ids.
+        known: rows of `users` with an item that the version knows.
+        histories: the items of those, as indices; int32 [H] each.
+        read_at: Unix seconds.
+    """
+
+    users: Sequence[str]
+    stored: list[list[bytes]]
+    known: list[int]
+    histories: list[NDArray[np.int32]]
+    read_at: int
+
+
+class UserRefresh:
+    """Refreshes users of one version.
+
+    Args:
+        redis: from `offline.redis_connection`.
+        keys: key names.
+        bundle: the version.
+        decoder: decodes it.
+        config: settings.
+    """
+
+    def __init__(self, redis: Any, keys: Keys, bundle: Bundle, decoder: Decoder, config: RefreshConfig) -> None:
+        self._redis, self._keys, self._bundle = redis, keys, bundle
+        self._decoder, self._config = decoder, config
+
+    def refresh(self, users: Sequence[str]) -> int:
+        """All three steps. Returns how many entries were written; the other users know no item of this version.
+
+        Raises:
+            RedisError: Redis fails or is full; some entries may have been written.
+        """
+        reading = self.read(users)
+        return self.write(reading, self.decode(reading))
+
+    def read(self, users: Sequence[str]) -> Reading:
+        """Read the users' histories.
+
+        Raises:
+            RedisError: Redis fails.
+        """
+        read_at = int(time.time())
+        stored = self._histories(users)
+        items = [_known_items(self._bundle.catalog, history) for history in stored]
+        known = [row for row, history in enumerate(items) if len(history)]
+        return Reading(users, stored, known, [items[row] for row in known], read_at)
+
+    def decode(self, reading: Reading) -> list[list[Decoded]]:
+        """Decode a list for each known user, without what that user has seen and what is out of stock."""
+        return self._decoder.decode(
+            [
+                DecodeRequest(
+                    history=items,
+                    n=self._config.k,
+                    beam_width=self._config.beam_width,
+                    excluded=items,
+                    eligible=self._in_stock,
+                )
+                for items in reading.histories
+            ]
+        )
+
+    def write(self, reading: Reading, lists: Sequence[list[Decoded]]) -> int:
+        """Write the lists of the known users; returns how many.
+
+        Raises:
+            RedisError: Redis fails or is full; some entries may have been written.
+        """
+        users = [reading.users[row] for row in reading.known]
+        layout = self._bundle.entry_layout
+        buckets: dict[str, dict[str, bytes]] = {}
+        for user, entry in zip(users, self._packed(lists, reading.read_at), strict=True):
+            buckets.setdefault(self._keys.bucket_of(layout, user), {})[user] = entry
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hset(self._keys.caches, layout.cache_version, layout.buckets)
+        for bucket, entries in buckets.items():
+            pipeline.hset(bucket, mapping=entries)
+            pipeline.expire(bucket, self._config.entry_ttl_s)
+        if users:
+            pipeline.zrem(self._keys.dirty, *users)
+            pipeline.zrem(self._keys.demand, *users)
+        pipeline.execute()
+        self._mark_those_with_news(reading)
+        return len(users)
+
+    def forget_departed(self, buckets: Iterable[int], staying: Iterable[str]) -> int:
+        """Delete the entries of users whose history has expired, so that the cache is bounded by who is about.
+
+        Args:
+            buckets: the numbers of those to look through.
+            staying: users known to be about.
+
+        Raises:
+            RedisError: Redis fails.
+        """
+        layout, known = self._bundle.entry_layout, set(staying)
+        names = [self._keys.bucket(layout, number) for number in buckets]
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hkeys(name)
+        cached = [
+            (name, user)
+            for name, ids in zip(names, pipeline.execute(), strict=True)
+            for user in (raw.decode() for raw in ids)
+            if user not in known
+        ]
+        for _, user in cached:
+            pipeline.exists(self._keys.history(user))
+        departed = [one for one, exists in zip(cached, pipeline.execute(), strict=True) if not exists]
+        for name, user in departed:
+            pipeline.hdel(name, user)
+        pipeline.execute()
+        return len(departed)
+
+    @cached_property
+    def _in_stock(self) -> EligibleItems | None:
+        available = self._bundle.catalog.available
+        return None if available.all() else EligibleItems.from_mask(self._bundle.trie, available)
+
+    def _mark_those_with_news(self, reading: Reading) -> None:
+        """Give back the mark of users whose history grew while they were decoded.
+
+        The mark is taken with the write and given back after: an event in between marks the user itself.
+        """
+        now = self._histories(reading.users)
+        news = [user for user, old, new in zip(reading.users, reading.stored, now, strict=True) if old != new]
+        if news:
+            self._redis.zadd(self._keys.dirty, dict.fromkeys(news, time.time()), nx=True)
+
+    def _histories(self, users: Sequence[str]) -> list[list[bytes]]:
+        histories: list[list[bytes]] = []
+        for start in range(0, len(users), _PIPELINE_COMMANDS):
+            pipeline = self._redis.pipeline(transaction=False)
+            for user in users[start : start + _PIPELINE_COMMANDS]:
+                pipeline.lrange(self._keys.history(user), 0, -1)
+            histories += pipeline.execute()
+        return histories
+
+    def _packed(self, lists: Sequence[list[Decoded]], decoded_at: int) -> list[bytes]:
+        """The entries' bytes, those of equal length in one go."""
+        packed = [b""] * len(lists)
+        rows_of: dict[int, list[int]] = {}
+        for row, decoded in enumerate(lists):
+            rows_of.setdefault(len(decoded), []).append(row)
+        codes_NL = self._bundle.item_codes.codes_NL
+        for rows in rows_of.values():
+            items_UK = np.array([[one.item for one in lists[row]] for row in rows], dtype=np.int64)
+            scores_UK = np.array([[one.score for one in lists[row]] for row in rows], dtype=np.float16)
+            entries = pack_entries(codes_NL[items_UK], scores_UK, decoded_at, self._decoder.name)
+            for row, entry in zip(rows, entries, strict=True):
+                packed[row] = entry
+        return packed
+
+
+def _known_items(catalog: Catalog, history: list[bytes]) -> NDArray[np.int32]:
+    """Item indices of a stored history; items that this version does not know are left out."""
+    ids = (item.decode() for item in history)
+    return np.array([catalog.index_of(item) for item in ids if item in catalog], dtype=np.int32)
