@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from model_store.bundle import Bundle, ModelStore
+from model_store.cache_keys import DEFAULT_BUCKETS, buckets_for
 from model_store.catalog import Catalog
 from model_store.collaborative.configs import SASRecConfig
 from model_store.collaborative.encoder_files import save_encoder
@@ -46,6 +47,7 @@ def build_tiny_bundle(
     collaborative_weight: float = 0.0,
     architecture: Literal["gpt-neox", "qwen3"] = "gpt-neox",
     codes: NDArray[np.uint8] | None = None,
+    users: int = 0,
 ) -> Bundle:
     """Publish a bundle into the store folder.
 
@@ -64,6 +66,7 @@ def build_tiny_bundle(
         collaborative_weight: share of its encoder, as random as its language model, in an item's score.
         architecture: of the language model.
         codes: the items' codes; made up when None.
+        users: how many its cache is laid out for; as one that says nothing where 0.
     """
     random = np.random.default_rng(seed)
     if catalog is None:
@@ -109,6 +112,7 @@ def build_tiny_bundle(
                 metrics={},
                 versions={"python": platform.python_version()},
                 files=describe_files(folder),
+                cache_buckets=buckets_for(users) if users else DEFAULT_BUCKETS,
             )
         )
     if activate:
