@@ -118,6 +118,17 @@ def serve_version(settings: "Settings", version: str | None) -> str:
     return version
 
 
+def has_entries(settings: "Settings", version: str) -> bool:
+    """Whether any list of this version was ever cached, and not purged."""
+    from model_store.bundle import ModelStore
+    from model_store.cache_keys import Keys
+    from offline.redis_connection import connect
+
+    layout = ModelStore(settings.store).manifest(version).entry_layout
+    redis = connect(redis_url(settings))
+    return bool(redis.hexists(Keys(settings.namespace).caches, layout.cache_version))
+
+
 def quiet_libraries() -> None:
     """Keep the progress bars and hints of libraries out of ours, unless their own variables ask for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from command_line.common import (
+    has_entries,
     open_bundle,
     read_settings,
     reports_errors,
@@ -45,14 +46,14 @@ def models_verify(version: Annotated[str | None, typer.Argument()] = None) -> No
 @reports_errors
 def models_activate(version: str) -> None:
     """Serve this version: running services follow within a second."""
-    typer.echo(serve_version(read_settings(), version))
+    _serve(version)
 
 
 @models.command("rollback")
 @reports_errors
 def models_rollback() -> None:
     """Serve the version that was active before."""
-    typer.echo(serve_version(read_settings(), None))
+    _serve(None)
 
 
 @models.command("prune")
@@ -63,3 +64,14 @@ def models_prune(keep: Annotated[int, typer.Option(min=1, help="Newest versions 
 
     for version in ModelStore(read_settings().store).prune(keep):
         typer.echo(f"deleted {version}")
+
+
+def _serve(version: str | None) -> None:
+    settings = read_settings()
+    served = serve_version(settings, version)
+    typer.echo(served)
+    if not has_entries(settings, served):
+        typer.echo(
+            f"note: no list of {served} is cached; users are decoded live until `tessera refresh` fills it",
+            err=True,
+        )
