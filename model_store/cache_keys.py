@@ -76,6 +76,11 @@ class Keys:
         """Hash: answers of one minute (Unix time / 60) to users with a history; fields `fresh` and `all`."""
         return f"{self.namespace}:served:{minute}"
 
+    @property
+    def watch(self) -> str:
+        """String: held, with an expiry, by the one `tessera refresh --watch` that works; the others stand by."""
+        return f"{self.namespace}:watch"
+
     def bucket(self, layout: EntryLayout, number: int) -> str:
         """Hash: entries by user id. Expires as a whole; whoever serves the version puts that off."""
         return f"{self.namespace}:entries:{layout.cache_version}:{number}"

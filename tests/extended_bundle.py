@@ -1,5 +1,6 @@
 """Extensions of the bundles that tests build, with codes and vectors made up: no text encoder is needed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from offline.publish_extension import publish_extension
 NEW_CATEGORY = "brand new"
 
 
-def extend(store: Path, base: Bundle, *, items: int = 3, seed: int = 9) -> Bundle:
-    """Publish the base and `items` more, called `new-0` and on, all of them in a category of their own."""
+def extend(store: Path, base: Bundle, *, items: int = 3, seed: int = 9, hidden: Sequence[int] = ()) -> Bundle:
+    """Publish the base and `items` more, called `new-0` and on, all of them in a category of their own.
+
+    Items of the base in `hidden` are out of stock in the extension.
+    """
     random = np.random.default_rng(seed)
     old, model_store = base.catalog, ModelStore(store)
     line = model_store.line_of(base.cache_version)
@@ -37,5 +41,6 @@ def extend(store: Path, base: Bundle, *, items: int = 3, seed: int = 9) -> Bundl
         attributes=old.attributes + ({},) * items,
         available=np.append(old.available, np.ones(items, dtype=np.bool_)),
     )
+    catalog.available[list(hidden)] = False
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return publish_extension(model_store, base, catalog, np.array(codes), vectors, {"added": items})

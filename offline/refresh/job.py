@@ -21,6 +21,8 @@ from offline.refresh.shard_refresh import ShardRefresh
 from offline.refresh.user_plan import Shard, UserPlan
 from offline.refresh.user_refresh import Reading
 
+Observe = Callable[[int, int, int, float], None]
+"""Told after each shard: users listed, entries written, users skipped, users a second of this run."""
 ShardRuns = Callable[[Iterator[Shard]], Iterator[tuple[Shard, ShardDone]]]
 """Refreshes shards, on whatever machines, and enters them in the ledger; gives back each that is done, in any order."""
 
@@ -53,7 +55,14 @@ class RefreshSummary:
 
 
 def run_refresh(
-    version: str, users: UserPlan, run: ShardRuns, ledger: Ledger, plan: Plan, *, resume: bool = False
+    version: str,
+    users: UserPlan,
+    run: ShardRuns,
+    ledger: Ledger,
+    plan: Plan,
+    *,
+    resume: bool = False,
+    observe: Observe | None = None,
 ) -> RefreshSummary:
     """Refresh all listed users.
 
@@ -64,6 +73,7 @@ def run_refresh(
         ledger: of this version.
         plan: how users are cut into shards if nothing is resumed.
         resume: go on behind the last run, which was stopped.
+        observe: told how far it is.
 
     Raises:
         TesseraError: Redis fails or is full; what was written stays, and `resume` goes on behind it. Also when `resume`
@@ -78,19 +88,22 @@ def run_refresh(
             ledger.begin(plan)
             unfinished = plan, {}
         plan, before = unfinished
-        done = list(before.values())
+        written, skipped = sum(one.written for one in before.values()), sum(one.skipped for one in before.values())
+        earlier = written + skipped
         with progress(f"refresh {version}", users.users, "users") as advance:
             for shard, result in run(_left(users.shards(plan.buckets_per_shard), before, advance)):
-                done.append(result)
+                written, skipped = written + result.written, skipped + result.skipped
                 advance(len(shard.users))
+                if observe is not None:
+                    rate = (written + skipped - earlier) / max(time.monotonic() - started, 1e-6)
+                    observe(users.users, written, skipped, rate)
     except RedisError as error:
         raise TesseraError(
             f"refresh of {version} stopped, Redis said: {error}; what was written stays, "
             "`tessera refresh --resume` goes on behind it"
         ) from error
     seconds = time.monotonic() - started
-    written, skipped = sum(one.written for one in done), sum(one.skipped for one in done)
-    decoded = written + skipped - sum(one.written + one.skipped for one in before.values())
+    decoded = written + skipped - earlier
     return RefreshSummary(
         version=version,
         users=written,

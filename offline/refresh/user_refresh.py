@@ -113,9 +113,10 @@ class UserRefresh:
         for bucket, entries in buckets.items():
             pipeline.hset(bucket, mapping=entries)
             pipeline.expire(bucket, self._config.entry_ttl_s)
-        if users:
-            pipeline.zrem(self._keys.dirty, *users)
-            pipeline.zrem(self._keys.demand, *users)
+        if reading.users:
+            # Of those too who know no item of the version: until an event comes, another decode would find no more.
+            pipeline.zrem(self._keys.dirty, *reading.users)
+            pipeline.zrem(self._keys.demand, *reading.users)
         pipeline.execute()
         self._mark_those_with_news(reading)
         return len(users)

@@ -1,0 +1,126 @@
+"""`tessera refresh --stale` and `--watch`: the refreshes that choose their users."""
+
+import json
+import signal
+from collections.abc import Callable
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from command_line.common import redis_url
+from model_store.errors import TesseraError
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+    from model_store.bundle import Bundle
+    from model_store.cache_keys import Keys
+    from model_store.decoders.protocol import Decoder
+    from offline.refresh.config import RefreshConfig
+    from offline.refresh.priority import PriorityRule
+    from offline.refresh.watch import WatchConfig
+
+
+def refuse_together(what: str, **others: object) -> None:
+    """Say which of the given options make no sense there.
+
+    Raises:
+        TesseraError: one of them was given.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
+    if given:
+        hint = "; nothing has to be resumed, give the same command again" if "--resume" in given else ""
+        raise TesseraError(f"refresh {what}: cannot be combined with {', '.join(given)}{hint}")
+
+
+def refresh_stale(
+    redis: Any,
+    keys: "Keys",
+    bundle: "Bundle",
+    rule: "PriorityRule",
+    config: "RefreshConfig",
+    open_decoder: "Callable[[Bundle], Decoder]",
+    *,
+    most: int | None,
+    budget_s: float | None,
+    as_json: bool,
+) -> None:
+    """Refresh whoever is worth it, most worth first, within the budgets; print how far it came."""
+    from redis.exceptions import RedisError
+
+    from offline.refresh.selected_refresh import run_selected_refresh
+    from offline.refresh.selection import select_everyone
+    from offline.refresh.user_refresh import UserRefresh
+
+    try:
+        selection = select_everyone(redis, keys, bundle, rule, most=most)
+    except RedisError as error:
+        raise TesseraError(f"refresh --stale: Redis said: {error}") from error
+    decoder = open_decoder(bundle)
+    try:
+        summary = run_selected_refresh(
+            bundle.version,
+            UserRefresh(redis, keys, bundle, decoder, config),
+            bundle.entry_layout,
+            selection,
+            k=config.k,
+            batch_users=config.shard_users,
+            budget_s=budget_s,
+        )
+    finally:
+        decoder.close()
+    if as_json:
+        typer.echo(json.dumps(vars(summary)))
+    else:
+        typer.echo(
+            f"{summary.version}: {summary.users} users, top {summary.k}, {summary.seconds:.1f} s "
+            f"({summary.users_per_second:.0f} users/s), {summary.skipped} without a known item, {summary.left} left"
+        )
+
+
+def watch_traffic(
+    settings: "Settings",
+    rule: "PriorityRule",
+    config: "RefreshConfig",
+    watch_config: "WatchConfig",
+    open_decoder: "Callable[[Bundle], Decoder]",
+    metrics_port: int | None,
+) -> None:
+    """Refresh until SIGTERM or SIGINT; the batch under way is finished. A second signal ends it at once."""
+    from model_store.bundle import ModelStore
+    from model_store.cache_keys import Keys
+    from offline.redis_connection import connect
+    from offline.refresh.followed_version import FollowedVersion
+    from offline.refresh.watch import Watch
+    from offline.refresh.watch_lock import WatchLock
+    from offline.refresh.watch_metrics import WatchMetrics, serve_metrics
+
+    stop = Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    keys = Keys(settings.namespace)
+    redis = connect(redis_url(settings))
+    metrics = WatchMetrics(watch_config.target)
+    if metrics_port is not None:
+        serve_metrics(metrics.registry, metrics_port)
+    version = FollowedVersion(redis, keys, ModelStore(settings.store), open_decoder, config)
+    try:
+        version.start()
+        Watch(
+            redis,
+            keys,
+            version,
+            WatchLock(redis, keys),
+            rule=rule,
+            refresh_config=config,
+            config=watch_config,
+            metrics=metrics,
+        ).run(stop)
+    finally:
+        version.close()
