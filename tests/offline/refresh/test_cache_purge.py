@@ -95,3 +95,12 @@ def test_a_name_without_entries_is_forgotten(redis, other, purged):
     redis.hset(KEYS.caches, other.version, other.entry_layout.buckets)
     assert purged(other.version) == 0
     assert not redis.exists(KEYS.caches)
+
+
+def test_a_full_redis_can_be_purged(redis, refresh, bundle, users, purged):
+    refresh(users)
+    redis.config_set("maxmemory", 1)
+    try:
+        assert purged(bundle.version, force=True) == len(users)
+    finally:
+        redis.config_set("maxmemory", 0)
