@@ -108,7 +108,7 @@ def _print_comparison(found: "Comparison") -> None:
     row("", found.versions)
     row("users with an entry", found.users)
     if found.coverage is not None:
-        row("of those with a history", (f"{found.coverage[0]:.1%}", f"{found.coverage[1]:.1%}"))
+        row("of users with a history", (f"{found.coverage[0]:.1%}", f"{found.coverage[1]:.1%}"))
     row("in this version alone", (f"{about}{found.only_in[0]}", f"{about}{found.only_in[1]}"))
     if found.overlap_at_10 is None or found.same_first_item is None:
         typer.echo("no user has an entry in both")
