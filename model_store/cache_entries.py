@@ -72,6 +72,11 @@ class CacheEntry:
         )
 
 
+def packed_bytes(count: int) -> int:
+    """The length of an entry of so many items."""
+    return _HEADER.size + _ITEM_BYTES * count
+
+
 def pack_entries(
     codes_UKL: NDArray[np.uint8], scores_UK: NDArray[np.floating[Any]], decoded_at: int, generator: str
 ) -> list[bytes]:
@@ -139,7 +144,7 @@ class EntryTable:
             table.readable[rows] = True
             table.counts[rows] = count
             table.decoded_at[rows] = heads["decoded_at"][fits]
-            table.codes_UKL[rows, :count] = bytes_RB[:, _HEADER.size : codes_end].reshape(-1, count, _CODE_BYTES)
+            table.codes_UKL[rows, :count] = bytes_RB[:, _HEADER.size : codes_end].reshape(len(rows), count, _CODE_BYTES)
             scores = np.frombuffer(bytes_RB[:, codes_end:].tobytes(), "<f2")
-            table.scores_UK[rows, :count] = scores.reshape(-1, count)
+            table.scores_UK[rows, :count] = scores.reshape(len(rows), count)
         return table

@@ -1,11 +1,14 @@
 """The Redis client of the batch jobs: it may wait and retry, which a request must not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from redis import Redis, RedisCluster, Sentinel
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -52,6 +55,22 @@ def connect(url: str) -> Any:
     except ValueError as error:
         raise TesseraError(f"TESSERA_REDIS_URL ({scheme}://...) cannot be read: {type(error).__name__}") from None
     return client
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Make expected trouble of what Redis refuses or does not answer.
+
+    Args:
+        what: was being done, the beginning of the message.
+
+    Raises:
+        TesseraError: Redis failed within the context.
+    """
+    try:
+        yield
+    except RedisError as error:
+        raise TesseraError(f"{what}: Redis said: {error}") from error
 
 
 def _through_sentinels(url: str, options: dict[str, Any]) -> Any:

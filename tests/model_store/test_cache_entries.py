@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model_store.cache_entries import GENERATORS, CacheEntry
+from model_store.cache_entries import GENERATORS, CacheEntry, EntryTable, packed_bytes
 from model_store.cache_keys import Keys
 from model_store.errors import CacheEntryUnreadable
 
@@ -44,3 +44,19 @@ def test_a_history_key_gives_its_user_back():
     keys = Keys("shop[1]")
     assert keys.user_of_history(keys.history("a:b:hist:c")) == "a:b:hist:c"
     assert keys.histories() == "shop\\[1\\]:hist:*"
+
+
+def test_a_table_holds_lists_of_any_length_and_none():
+    entries = [
+        CacheEntry(np.full((count, 4), count, np.uint8), np.arange(0, -count, -1, np.float16), 7, "torch")
+        for count in (2, 0, 3, 2)
+    ]
+    values = [entry.pack() for entry in entries]
+    assert [len(value) for value in values] == [packed_bytes(len(entry.scores)) for entry in entries]
+    table = EntryTable.unpack([*values, b"", b"\x09nonsense"])
+    assert table.readable.tolist() == [True] * 4 + [False] * 2
+    assert table.counts.tolist() == [2, 0, 3, 2, 0, 0]
+    for row, entry in enumerate(entries):
+        np.testing.assert_array_equal(table.codes_UKL[row, : table.counts[row]], entry.codes_KL)
+        np.testing.assert_array_equal(table.scores_UK[row, : table.counts[row]], entry.scores)
+    assert EntryTable.unpack(values[1:2]).readable.tolist() == [True]
