@@ -9,6 +9,7 @@ from fastapi.security import APIKeyHeader
 
 from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, Scope, is_local
+from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
 from app.problems import KeyRequired, NotLocal, QueryNotSupported, ScopeMissing
 from app.recommendation_cache import RecommendationCache
@@ -36,6 +37,7 @@ class Services:
     live: LiveDecoding
     active: ActiveVersion
     recommender: Recommender
+    freshness: Freshness
 
 
 async def services_of(request: Request) -> Services:

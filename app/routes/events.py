@@ -67,4 +67,5 @@ async def forget_user(user_id: PathId, query: NoQuery, services: CurrentServices
         existed = await services.cache.forget(user_id)
     except CacheUnavailable:
         raise StorageUnavailable from None
+    services.freshness.satisfied(user_id)
     return Json({"user_id": user_id, "existed": existed})
