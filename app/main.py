@@ -19,6 +19,7 @@ from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
+from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
@@ -103,6 +104,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     freshness = Freshness(cache, telemetry)
     entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
+    event_refresh = EventRefresh(refresh, settings, telemetry)
     recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
     keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
@@ -123,9 +125,10 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         # collection would stop requests for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        yield Services(settings, keys, store, telemetry, cache, live, active, recommender, freshness)
+        yield Services(settings, keys, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
         await recommender.settle()
     finally:
+        event_refresh.close()
         await _end(tasks)
         await freshness.flush()
         await live.aclose()
