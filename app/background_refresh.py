@@ -1,4 +1,4 @@
-"""Refreshes of single users whose answer was stale: soon, one after another, never in the way of a request."""
+"""Refreshes of single users, after a stale answer or news: soon, one after another, never in the way of a request."""
 
 import asyncio
 import time
@@ -31,13 +31,19 @@ class BackgroundRefresh:
         self._live = live
         self._entries = entries
         self._deadline_ms = settings.refresh_deadline_ms
+        self._max_age_s = settings.cache_max_age_s
         self._telemetry = telemetry
         self._queue: asyncio.Queue[str] = asyncio.Queue(settings.refresh_queue)
         self._waiting: set[str] = set()
 
+    @property
+    def possible(self) -> bool:
+        """Whether there is a decoder in this deployment."""
+        return self._live.configured
+
     def request(self, user_id: str) -> None:
-        """Ask for a refresh; returns at once. Without a decoder in this deployment there is nothing to ask."""
-        if not self._live.configured or user_id in self._waiting:
+        """Ask for a refresh; returns at once. Where none is possible there is nothing to ask."""
+        if not self.possible or user_id in self._waiting:
             return
         try:
             self._queue.put_nowait(user_id)
@@ -65,10 +71,13 @@ class BackgroundRefresh:
     async def _refresh(self, user_id: str) -> str:
         model = self._active.served
         started_at = time.time()
-        stored = await self._cache.history(user_id)
-        history = model.indices_of(stored)
+        state = await self._cache.read(model.entry_layout, user_id)
+        if not state.outdated(started_at, self._max_age_s):
+            # A request or another worker has been faster.
+            return "not_needed"
+        history = model.indices_of(state.history)
         if not history:
             return "no_history"
         answer = await self._entries.decode(model, history, 1, self._deadline_ms)
-        await self._entries.keep(model, user_id, stored, answer, started_at)
+        await self._entries.keep(model, user_id, state.history, answer, started_at)
         return "done"

@@ -9,6 +9,8 @@ from fastapi.security import APIKeyHeader
 
 from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, Scope, is_local
+from app.event_refresh import EventRefresh
+from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
 from app.problems import KeyRequired, NotLocal, QueryNotSupported, ScopeMissing
 from app.recommendation_cache import RecommendationCache
@@ -36,6 +38,8 @@ class Services:
     live: LiveDecoding
     active: ActiveVersion
     recommender: Recommender
+    freshness: Freshness
+    event_refresh: EventRefresh
 
 
 async def services_of(request: Request) -> Services:

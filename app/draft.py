@@ -97,17 +97,32 @@ class Draft:
     @property
     def entry_age_s(self) -> float:
         """Age of the cached entry; 0 without one."""
-        return max(self.now - self.entry.decoded_at, 0.0) if self.entry is not None else 0.0
+        return self.state.age_s(self.now)
 
     @property
     def stale(self) -> bool:
         """Whether there is an entry, too old or without the user's latest events."""
-        return self.entry is not None and (self.state.dirty or self.entry_age_s > self.max_age_s)
+        return self.entry is not None and self.state.outdated(self.now, self.max_age_s)
 
     @property
     def outdated(self) -> bool:
         """Whether a decode of the user's list is due, and this answer has not brought one."""
-        return bool(self.history) and (self.entry is None or self.stale) and not self.renewed
+        return bool(self.history) and self.state.outdated(self.now, self.max_age_s) and not self.renewed
+
+    @property
+    def personal(self) -> bool:
+        """Whether a list decoded ahead could have given this answer: to a user with a history, without a query."""
+        return bool(self.wanted.user_id is not None and self.wanted.query is None and self.history and self.items)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it begins with an item of a fresh entry, or with one decoded now."""
+        return self._source == "cache" or "live" in self._reasons[:1]
+
+    @property
+    def wanting(self) -> bool:
+        """Whether the user's entry is missing, outdated or used up, and this answer has not brought another."""
+        return not self.renewed and (self.outdated or not {"cache", "reranked"}.issuperset(self._reasons))
 
     def open_entry(self) -> NDArray[np.int32]:
         """Items of the entry that may be added; int32, in its order, none without one."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from app.eligibility import EVERYTHING_IN_STOCK
+from app.freshness import Freshness
 from app.live_decoding import LiveAnswer, LiveDecoding, LiveRequest
 from app.recommendation_cache import RecommendationCache
 from app.served_model import ServedModel
@@ -16,9 +17,12 @@ class EntryDecoding:
     So they know no filter but stock, and leave out nothing but what the user has seen.
     """
 
-    def __init__(self, live: LiveDecoding, cache: RecommendationCache, settings: Settings) -> None:
+    def __init__(
+        self, live: LiveDecoding, cache: RecommendationCache, freshness: Freshness, settings: Settings
+    ) -> None:
         self._live = live
         self._cache = cache
+        self._freshness = freshness
         self._settings = settings
 
     async def decode(self, model: ServedModel, history: list[int], at_least: int, deadline_ms: int) -> LiveAnswer:
@@ -69,3 +73,4 @@ class EntryDecoding:
             generator=answer.generator if answer.generator in GENERATORS else GENERATORS[0],
         )
         await self._cache.store(model.entry_layout, user_id, entry, history)
+        self._freshness.satisfied(user_id)

@@ -19,6 +19,8 @@ from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
+from app.event_refresh import EventRefresh
+from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
@@ -99,9 +101,11 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     cache = RecommendationCache(await asyncio.to_thread(_redis, settings), settings, telemetry)
     live = LiveDecoding(settings.live_address)
     active = ActiveVersion(store, cache, settings, telemetry)
-    entries = EntryDecoding(live, cache, settings)
+    freshness = Freshness(cache, telemetry)
+    entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
-    recommender = Recommender(active, cache, live, entries, refresh, settings, telemetry)
+    event_refresh = EventRefresh(refresh, settings, telemetry)
+    recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
     keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
     try:
@@ -112,6 +116,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("follow", active.follow()),
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
+            ("freshness", freshness.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -120,10 +125,12 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         # collection would stop requests for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        yield Services(settings, keys, store, telemetry, cache, live, active, recommender)
+        yield Services(settings, keys, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
         await recommender.settle()
     finally:
+        event_refresh.close()
         await _end(tasks)
+        await freshness.flush()
         await live.aclose()
         await cache.aclose()
         telemetry.close()

@@ -6,7 +6,7 @@ its timeout, and for a while at once, so that an outage does not cost every requ
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +27,9 @@ _FAILURES_TO_OPEN = 3
 _READS_PER_USER = 3
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
+_SERVED_KEPT_S = 3 * 3600
+_DEMAND_KEPT_S = 24 * 3600
+_DEMAND_USERS = 1_000_000
 
 
 class CacheUnavailable(Exception):
@@ -47,9 +50,25 @@ class UserState:
     history: tuple[str, ...] = ()
     dirty: bool = False
 
+    def age_s(self, now: float) -> float:
+        """Age of the entry at a time in Unix seconds; 0 without one."""
+        return max(now - self.entry.decoded_at, 0.0) if self.entry is not None else 0.0
+
+    def outdated(self, now: float, max_age_s: float) -> bool:
+        """Whether there is no entry, or one too old or without the user's latest events."""
+        return self.entry is None or self.dirty or self.age_s(now) > max_age_s
+
+
+@dataclass(slots=True)
+class AnswerCounts:
+    """Answers of one minute to users with a history: all of them, and the fresh ones among them."""
+
+    all: int = 0
+    fresh: int = 0
+
 
 class RecommendationCache:
-    """Reads and writes Redis, one pipeline and so one round trip a call.
+    """Reads and writes Redis. What answers a request is one pipeline, and so one round trip.
 
     Args:
         client: from `app.redis_connection`; closed by `aclose`.
@@ -138,14 +157,21 @@ class RecommendationCache:
 
         bucket = self._keys.bucket_of(layout, user_id)
 
-        def commands(pipeline: Pipeline) -> None:
+        def write(pipeline: Pipeline) -> None:
             pipeline.hset(bucket, user_id, entry.pack())
             pipeline.expire(bucket, self._settings.entry_ttl_s)
             pipeline.hset(self._keys.caches, layout.cache_version, str(layout.buckets))
+
+        # Apart from the marks: a full Redis refuses to write and not to remove, and an entry that missed events would
+        # be left without its mark.
+        await self._execute("store", write, self._write_timeout_s)
+
+        def settle(pipeline: Pipeline) -> None:
             pipeline.zrem(self._keys.dirty, user_id)
+            pipeline.zrem(self._keys.demand, user_id)
             pipeline.lrange(self._keys.history(user_id), 0, -1)
 
-        *_, stored = await self._execute("store", commands, self._write_timeout_s)
+        *_, stored = await self._execute("store", settle, self._write_timeout_s)
         now = tuple(item.decode(errors="replace") for item in stored)
         if now == history:
             return
@@ -184,6 +210,32 @@ class RecommendationCache:
             pipeline.zremrangebyscore(self._keys.dirty, "-inf", now - self._settings.history_ttl_s)
 
         await self._execute("events", commands, self._write_timeout_s)
+
+    async def add_answers(self, served: Mapping[int, AnswerCounts], demand: Mapping[str, int]) -> None:
+        """Add to the counts that a refresh goes by.
+
+        Args:
+            served: by minute, Unix time / 60.
+            demand: for each user who was left wanting, how often.
+
+        Raises:
+            CacheUnavailable: perhaps none, perhaps a part was added.
+        """
+
+        def commands(pipeline: Pipeline) -> None:
+            for minute, counts in served.items():
+                key = self._keys.served(minute)
+                pipeline.hincrby(key, "all", counts.all)
+                pipeline.hincrby(key, "fresh", counts.fresh)
+                pipeline.expire(key, _SERVED_KEPT_S)
+            if not demand:
+                return
+            for user_id, times in demand.items():
+                pipeline.zincrby(self._keys.demand, times, user_id)
+            pipeline.zremrangebyrank(self._keys.demand, 0, -_DEMAND_USERS - 1)
+            pipeline.expire(self._keys.demand, _DEMAND_KEPT_S)
+
+        await self._execute("freshness", commands, self._write_timeout_s)
 
     async def history(self, user_id: str) -> tuple[str, ...]:
         """A user's item ids, oldest first.

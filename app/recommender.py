@@ -25,6 +25,7 @@ from app.decode_wire import MAX_ITEMS
 from app.draft import Draft
 from app.eligibility import EVERYTHING_IN_STOCK
 from app.entry_decoding import EntryDecoding
+from app.freshness import Freshness
 from app.live_decoding import LiveAnswer, LiveDecoding, LiveDecodingUnavailable, LiveRequest
 from app.recommendation import Recommendation, Wanted
 from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
@@ -47,6 +48,7 @@ class Recommender:
         live: LiveDecoding,
         entries: EntryDecoding,
         refresh: BackgroundRefresh,
+        freshness: Freshness,
         settings: Settings,
         telemetry: Telemetry,
     ) -> None:
@@ -55,6 +57,7 @@ class Recommender:
         self._live = live
         self._entries = entries
         self._refresh = refresh
+        self._freshness = freshness
         self._settings = settings
         self._telemetry = telemetry
         self._writing: set[asyncio.Task[None]] = set()
@@ -104,6 +107,8 @@ class Recommender:
             await self._over_all_items(draft, draft.note_shortfall)
         if draft.outdated and draft.wanted.user_id is not None:
             self._refresh.request(draft.wanted.user_id)
+        if draft.personal and draft.wanted.user_id is not None:
+            self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.wanting)
         answer = draft.finish()
         for reason, count in draft.given().items():
             self._telemetry.items.labels(reason).inc(count)

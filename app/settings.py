@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     refresh_queue: int = Field(
         default=1000, ge=1, description="Users of one worker that may wait for a background refresh; more are dropped."
     )
+    event_refresh_debounce_ms: int = Field(
+        default=2000,
+        ge=0,
+        description="Quiet time after a user's latest event before the user is refreshed; at most five times that "
+        "after the first.",
+    )
 
     cache_max_age_s: int = Field(
         default=_DAY_S, ge=0, description="Age from which an entry is served as stale_cache and refreshed."

@@ -67,6 +67,19 @@ class Telemetry:
             ("option", "reason"),
             registry=registry,
         )
+        self.personal_answers = Counter(
+            "tessera_personal_answers",
+            "Recommendations, without a query, to users with a history; fresh: from a fresh entry or decoded for it.",
+            ("fresh",),
+            registry=registry,
+        )
+        self.freshness_dropped = Counter(
+            "tessera_freshness_dropped",
+            "Answers that a refresh will not hear of, because Redis did not take their counts (redis) or too many "
+            "users were left wanting in one second (full).",
+            ("reason",),
+            registry=registry,
+        )
         self.cache_age_seconds = Histogram(
             "tessera_cache_age_seconds",
             "Age of the entries answers came from.",

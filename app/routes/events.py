@@ -37,6 +37,7 @@ async def record_events(
     except CacheUnavailable:
         services.telemetry.events.labels("refused", "").inc(len(events))
         raise StorageUnavailable from None
+    services.event_refresh.noticed(event.user_id for event in accepted)
     for event in accepted:
         services.telemetry.events.labels("accepted", "yes" if event.recommendation_id else "no").inc()
     rejected = [
@@ -67,4 +68,5 @@ async def forget_user(user_id: PathId, query: NoQuery, services: CurrentServices
         existed = await services.cache.forget(user_id)
     except CacheUnavailable:
         raise StorageUnavailable from None
+    services.freshness.satisfied(user_id)
     return Json({"user_id": user_id, "existed": existed})

@@ -119,6 +119,15 @@ class Cache:
     def is_dirty(self, user_id: str) -> bool:
         return self.redis.zscore(self.keys.dirty, user_id) is not None
 
+    def demand(self) -> dict[str, float]:
+        """Users who were left wanting, and how often."""
+        return {user.decode(): times for user, times in self.redis.zrange(self.keys.demand, 0, -1, withscores=True)}
+
+    def served(self) -> tuple[int, int]:
+        """Fresh answers and all answers to users with a history, whatever the minute."""
+        minutes = [self.redis.hgetall(key) for key in self.redis.scan_iter(self.keys.served(0)[:-1] + "*")]
+        return sum(int(one[b"fresh"]) for one in minutes), sum(int(one[b"all"]) for one in minutes)
+
     def history(self, user_id: str) -> list[str]:
         return [item.decode() for item in self.redis.lrange(self.keys.history(user_id), 0, -1)]
 

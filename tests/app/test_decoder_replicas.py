@@ -21,7 +21,7 @@ import pytest
 from app.decoder.replicas import cores_of, environment_of
 from app.decoder.settings import DecoderSettings
 from app.live_decoding import LiveDecoding, LiveRequest
-from tests.app.test_server import free_port
+from tests.app.running_server import free_port
 from tests.tiny_bundle import build_tiny_bundle
 
 START_TIMEOUT_S = 120

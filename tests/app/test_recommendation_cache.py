@@ -51,6 +51,11 @@ async def failing_read(cache: RecommendationCache) -> float:
     return time.perf_counter() - begin
 
 
+def entry_of(cache: Cache) -> CacheEntry:
+    codes = cache.bundle.item_codes.codes_NL[:3]
+    return CacheEntry(codes, cache.bundle.popularity[:3].astype("float16"), int(time.time()), "vllm")
+
+
 async def test_silent_redis_costs_a_timeout_then_nothing(
     recommendation_cache: RecommendationCache, settings: Settings, cache: Cache
 ) -> None:
@@ -108,15 +113,49 @@ async def test_full_redis_still_reads(recommendation_cache: RecommendationCache,
 async def test_write_back_takes_the_mark_unless_there_is_news(
     recommendation_cache: RecommendationCache, cache: Cache
 ) -> None:
-    codes = cache.bundle.item_codes.codes_NL[:3]
-    entry = CacheEntry(codes, cache.bundle.popularity[:3].astype("float16"), int(time.time()), "vllm")
+    entry = entry_of(cache)
     await recommendation_cache.append_events([("ann", "item-1")])
     await recommendation_cache.store(LAYOUT, "ann", entry, ("item-1",))
     assert not cache.is_dirty("ann")
-    assert 0 < cache.redis.ttl(cache.keys.bucket_of(LAYOUT, "ann")) <= 14 * 86400
     await recommendation_cache.append_events([("ann", "item-2")])
     await recommendation_cache.store(LAYOUT, "ann", entry, ("item-1",))
     assert cache.is_dirty("ann")
+
+
+async def test_write_back_can_be_found_and_expires(recommendation_cache: RecommendationCache, cache: Cache) -> None:
+    await recommendation_cache.append_events([("ann", "item-1")])
+    await recommendation_cache.store(LAYOUT, "ann", entry_of(cache), ("item-1",))
+    assert cache.redis.hgetall(cache.keys.caches) == {b"v": b"4"}
+    assert 0 < cache.redis.ttl(cache.keys.bucket_of(LAYOUT, "ann")) <= 14 * 86400
+    assert (await recommendation_cache.read(LAYOUT, "ann")).entry is not None
+
+
+async def test_write_back_that_redis_refuses_leaves_the_mark(
+    recommendation_cache: RecommendationCache, cache: Cache
+) -> None:
+    await recommendation_cache.append_events([("ann", "item-1")])
+    cache.redis.zadd(cache.keys.demand, {"ann": 3})
+    cache.redis.config_set("maxmemory", 1)
+    with pytest.raises(CacheUnavailable, match="OutOfMemory"):
+        await recommendation_cache.store(LAYOUT, "ann", entry_of(cache), ("item-1",))
+    assert cache.is_dirty("ann"), "a full Redis would still remove it"
+    assert cache.demand() == {"ann": 3}
+
+
+async def test_forgetting_reaches_versions_that_are_no_longer_in_the_store(
+    recommendation_cache: RecommendationCache, cache: Cache
+) -> None:
+    gone = [EntryLayout("first", 4), EntryLayout("second", 64)]
+    await recommendation_cache.append_events([("ann", "item-1"), ("bob", "item-1")])
+    for layout in gone:
+        for user in ("ann", "bob"):
+            await recommendation_cache.store(layout, user, entry_of(cache), ("item-1",))
+    cache.redis.delete(cache.keys.history("ann"))
+    assert await recommendation_cache.forget("ann")
+    for layout in gone:
+        assert (await recommendation_cache.read(layout, "ann")).entry is None
+        assert (await recommendation_cache.read(layout, "bob")).entry is not None
+    assert not await recommendation_cache.forget("ann")
 
 
 async def test_messages_hold_no_user(recommendation_cache: RecommendationCache, cache: Cache) -> None:

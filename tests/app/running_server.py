@@ -1,0 +1,54 @@
+"""The real server in processes of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+_SERVE = "import sys; from app.main import serve; from app.settings import Settings\n" + (
+    "serve(Settings(), '127.0.0.1', int(sys.argv[1]), int(sys.argv[2]))"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(settings: Settings, workers: int) -> Iterator[httpx.Client]:
+    """Serve until the block ends; every line that the server has said is JSON."""
+    port = free_port()
+    command = [sys.executable, "-c", _SERVE, str(port), str(workers)]
+    environment = {**os.environ, **settings.to_environment(), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    client.get("/health/ready").raise_for_status()
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None, process.communicate()[1]
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+        for line in said.splitlines():
+            json.loads(line)
