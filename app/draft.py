@@ -119,11 +119,6 @@ class Draft:
         """Whether it begins with an item of a fresh entry, or with one decoded now."""
         return self._source == "cache" or "live" in self._reasons[:1]
 
-    @property
-    def wanting(self) -> bool:
-        """Whether the user's entry is missing, outdated or used up, and this answer has not brought another."""
-        return not self.renewed and (self.outdated or not {"cache", "reranked"}.issuperset(self._reasons))
-
     def open_entry(self) -> NDArray[np.int32]:
         """Items of the entry that may be added; int32, in its order, none without one."""
         if self.entry is None:

@@ -8,7 +8,7 @@ from app.live_decoding import LiveAnswer, LiveDecoding, LiveRequest
 from app.recommendation_cache import RecommendationCache
 from app.served_model import ServedModel
 from app.settings import Settings
-from model_store.cache_entries import GENERATORS, CacheEntry
+from model_store.cache_entries import GENERATORS, CacheEntry, history_digest
 
 
 class EntryDecoding:
@@ -69,6 +69,7 @@ class EntryDecoding:
         entry = CacheEntry(
             codes_KL=np.ascontiguousarray(model.bundle.item_codes.codes_NL[answer.items]),
             scores=answer.scores.astype(np.float16),
+            history_digest=history_digest(item.encode() for item in history),
             decoded_at=int(started_at),
             generator=answer.generator if answer.generator in GENERATORS else GENERATORS[0],
         )

@@ -18,13 +18,13 @@ from app.circuit_breaker import CircuitBreaker
 from app.redis_connection import RedisClient
 from app.settings import Settings
 from app.telemetry import Telemetry
-from model_store.cache_entries import CacheEntry
+from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from model_store.errors import CacheEntryUnreadable
 
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3
-_READS_PER_USER = 3
+_READS_PER_USER = 2
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
 _SERVED_KEPT_S = 3 * 3600
@@ -43,7 +43,7 @@ class UserState:
     Attributes:
         entry: the decoded list of the version asked for, None when there is none that can be read.
         history: item ids, oldest first.
-        dirty: whether events came since the entry was decoded.
+        dirty: whether the entry was decoded from another history: events have come since.
     """
 
     entry: CacheEntry | None = None
@@ -117,20 +117,12 @@ class RecommendationCache:
             for user_id in user_ids:
                 pipeline.hget(self._keys.bucket_of(layout, user_id), user_id)
                 pipeline.lrange(self._keys.history(user_id), 0, -1)
-                pipeline.zscore(self._keys.dirty, user_id)
 
         # A batch is many histories to receive; it gets the time of a write.
         timeout_s = self._read_timeout_s if len(user_ids) == 1 else self._write_timeout_s
         active, *values = await self._execute("read", commands, timeout_s)
         self.on_active(_text(active))
-        return [
-            UserState(
-                entry=self._entry(packed),
-                history=tuple(item.decode(errors="replace") for item in history),
-                dirty=since is not None,
-            )
-            for packed, history, since in zip(*[iter(values)] * _READS_PER_USER, strict=True)
-        ]
+        return [self._state(packed, history) for packed, history in zip(*[iter(values)] * _READS_PER_USER, strict=True)]
 
     async def active_version(self) -> str | None:
         """The version in `{ns}:active`, None when nothing was activated through Redis.
@@ -148,7 +140,7 @@ class RecommendationCache:
             layout: that of the model version that decoded it.
             user_id: whose it is.
             entry: `decoded_at` is when the decode started.
-            history: the whole history it was decoded from. An event that came meanwhile leaves the user dirty; a user
+            history: the whole history it was decoded from. Where an event came meanwhile, the user's mark stays; a user
                 who was forgotten meanwhile stays forgotten.
 
         Raises:
@@ -161,30 +153,21 @@ class RecommendationCache:
             pipeline.hset(bucket, user_id, entry.pack())
             pipeline.expire(bucket, self._settings.entry_ttl_s)
             pipeline.hset(self._keys.caches, layout.cache_version, str(layout.buckets))
+            pipeline.lrange(self._keys.history(user_id), 0, -1)
 
-        # Apart from the marks: a full Redis refuses to write and not to remove, and an entry that missed events would
-        # be left without its mark.
-        await self._execute("store", write, self._write_timeout_s)
+        *_, stored = await self._execute("store", write, self._write_timeout_s)
+        now = tuple(item.decode(errors="replace") for item in stored)
+
+        if now and now != history:
+            return
 
         def settle(pipeline: Pipeline) -> None:
             pipeline.zrem(self._keys.dirty, user_id)
             pipeline.zrem(self._keys.demand, user_id)
-            pipeline.lrange(self._keys.history(user_id), 0, -1)
-
-        *_, stored = await self._execute("store", settle, self._write_timeout_s)
-        now = tuple(item.decode(errors="replace") for item in stored)
-        if now == history:
-            return
-
-        # The mark is taken first and given back after: an event between the two marks the user itself, because it
-        # lengthens the history before it marks. The other order would lose one that falls between look and removal.
-        def undo(pipeline: Pipeline) -> None:
-            if now:
-                pipeline.zadd(self._keys.dirty, {user_id: time.time()}, nx=True)
-            else:
+            if not now:
                 pipeline.hdel(bucket, user_id)
 
-        await self._execute("store", undo, self._write_timeout_s)
+        await self._execute("store", settle, self._write_timeout_s)
 
     async def append_events(self, events: Iterable[tuple[str, str]]) -> None:
         """Add (user id, item id) events, oldest first, and mark the users dirty.
@@ -304,6 +287,12 @@ class RecommendationCache:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    def _state(self, packed: bytes | None, history: Sequence[bytes]) -> UserState:
+        entry = self._entry(packed)
+        # Without a history, because it has expired, there is nothing to decode anew from.
+        dirty = entry is not None and bool(history) and entry.history_digest != history_digest(history)
+        return UserState(entry, tuple(item.decode(errors="replace") for item in history), dirty)
 
     def _entry(self, packed: bytes | None) -> CacheEntry | None:
         if packed is None:

@@ -108,7 +108,7 @@ class Recommender:
         if draft.outdated and draft.wanted.user_id is not None:
             self._refresh.request(draft.wanted.user_id)
         if draft.personal and draft.wanted.user_id is not None:
-            self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.wanting)
+            self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.outdated)
         answer = draft.finish()
         for reason, count in draft.given().items():
             self._telemetry.items.labels(reason).inc(count)

@@ -60,7 +60,7 @@ class CachedLists:
             for pair in zip(items, scores, strict=True)
         ]
         codes = self.bundle.item_codes.codes_NL[np.array(items)]
-        self.packed = pack_entries(codes, scores, int(time.time()), _Decoder.name)
+        self.packed = pack_entries(codes, scores, np.zeros(_DIFFERENT), int(time.time()), _Decoder.name)
         with user_plan(self.users, self.layout) as plan:
             self.buckets_per_shard = plan.buckets_per_shard(RefreshConfig().shard_users)
             self.shards = list(plan.shards(self.buckets_per_shard))

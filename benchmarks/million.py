@@ -28,7 +28,7 @@ from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.http_load import Load, load
 from benchmarks.server_process import started
 from model_store.bundle import Bundle
-from model_store.cache_entries import pack_entries
+from model_store.cache_entries import history_digest, pack_entries
 from model_store.cache_keys import Keys
 from offline.redis_connection import connect
 from tests.tiny_bundle import build_tiny_bundle
@@ -122,11 +122,14 @@ def _fill(redis: Any, bundle: Bundle, users: range) -> None:
         some = range(start, min(start + _AT_A_TIME, users.stop))
         items = random.integers(0, _ITEMS, (len(some), _ENTRY_ITEMS + _HISTORY_ITEMS))
         scores = -np.sort(random.uniform(2, 12, (len(some), _ENTRY_ITEMS)), axis=1)
+        digests = np.array(
+            [history_digest([item_ids[item].encode() for item in seen]) for seen in items[:, _ENTRY_ITEMS:]]
+        )
         buckets: dict[str, dict[str, bytes]] = {}
         pipeline = redis.pipeline(transaction=False)
         for user, entry, seen in zip(
             some,
-            pack_entries(codes_NL[items[:, :_ENTRY_ITEMS]], scores, now, "torch"),
+            pack_entries(codes_NL[items[:, :_ENTRY_ITEMS]], scores, digests, now, "torch"),
             items[:, _ENTRY_ITEMS:],
             strict=True,
         ):

@@ -28,7 +28,7 @@ from benchmarks.harness import Claim, Report, Spread, Table
 from benchmarks.http_load import Load, load
 from benchmarks.server_process import started
 from model_store.bundle import Bundle
-from model_store.cache_entries import CacheEntry
+from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from tests.app.light_bundle import publish_light_bundle
 
@@ -68,9 +68,11 @@ def _fill(client: redis.Redis, bundle: Bundle) -> None:
     for user in range(_USERS):
         items = random.choice(_ITEMS, _ENTRY_ITEMS + _HISTORY_ITEMS, replace=False)
         codes = bundle.item_codes.codes_NL[items[:_ENTRY_ITEMS]]
-        entry = CacheEntry(codes, scores, int(time.time()), "torch")
+        seen = [f"item-{item}" for item in items[_ENTRY_ITEMS:]]
+        digest = history_digest(item.encode() for item in seen)
+        entry = CacheEntry(codes, scores, digest, int(time.time()), "torch")
         pipeline.hset(keys.bucket_of(bundle.entry_layout, f"user-{user}"), f"user-{user}", entry.pack())
-        pipeline.rpush(keys.history(f"user-{user}"), *(f"item-{item}" for item in items[_ENTRY_ITEMS:]))
+        pipeline.rpush(keys.history(f"user-{user}"), *seen)
     pipeline.execute()
 
 
@@ -208,7 +210,6 @@ def _raw_round_trip_s(settings: Settings, layout: EntryLayout, seconds: float) -
         _command("GET", keys.active)
         + _command("HGET", keys.bucket_of(layout, f"user-{user}"), f"user-{user}")
         + _command("LRANGE", keys.history(f"user-{user}"), "0", "-1")
-        + _command("ZSCORE", keys.dirty, f"user-{user}")
         + _command("ECHO", "end")
         for user in range(_USERS)
     ]

@@ -5,12 +5,14 @@ offset  size  field
 1       1     generator, an index into GENERATORS
 2       2     K, little endian
 4       4     decoded_at, Unix seconds, little endian
-8       4*K   codes, one byte a level, best first
-8+4*K   2*K   scores, float16, little endian, natural-log probabilities
+8       4     digest of the history it was decoded from, little endian
+12      4*K   codes, one byte a level, best first
+12+4*K  2*K   scores, float16, little endian, natural-log probabilities
 """
 
 import struct
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +21,25 @@ from numpy.typing import NDArray
 
 from model_store.errors import CacheEntryUnreadable
 
-ENTRY_FORMAT = 1
+ENTRY_FORMAT = 2
 GENERATORS = ("unknown", "torch", "vllm")
 
-_HEADER = struct.Struct("<BBHI")
-_HEADER_FIELDS = np.dtype([("format", "u1"), ("generator", "u1"), ("count", "<u2"), ("decoded_at", "<u4")])
+_HEADER = struct.Struct("<BBHII")
+_HEADER_FIELDS = np.dtype(
+    [("format", "u1"), ("generator", "u1"), ("count", "<u2"), ("decoded_at", "<u4"), ("history_digest", "<u4")]
+)
 _CODE_BYTES = 4
 _SCORE_BYTES = 2
 _ITEM_BYTES = _CODE_BYTES + _SCORE_BYTES
+
+
+def history_digest(items: Iterable[bytes]) -> int:
+    """What tells one history from another: CRC-32 of its item ids, as Redis has them, oldest first.
+
+    An entry whose digest is not that of the user's history was decoded from another one. No clock and no mark is
+    needed to see it, under whatever version (docs/decisions/0019-history-digest.md).
+    """
+    return zlib.crc32(b"\n".join(items))
 
 
 @dataclass(frozen=True)
@@ -36,18 +49,21 @@ class CacheEntry:
     Attributes:
         codes_KL: uint8 [K, L].
         scores: float16 [K], the items' log-probabilities under constrained decoding.
+        history_digest: of the history it was decoded from.
         decoded_at: Unix seconds.
         generator: what decoded it, one of GENERATORS.
     """
 
     codes_KL: NDArray[np.uint8]
     scores: NDArray[np.float16]
+    history_digest: int
     decoded_at: int
     generator: str
 
     def pack(self) -> bytes:
         """The bytes to store."""
-        return pack_entries(self.codes_KL[None], self.scores[None], self.decoded_at, self.generator)[0]
+        digests = np.array([self.history_digest])
+        return pack_entries(self.codes_KL[None], self.scores[None], digests, self.decoded_at, self.generator)[0]
 
     @classmethod
     def unpack(cls, value: bytes) -> "CacheEntry":
@@ -58,15 +74,18 @@ class CacheEntry:
         """
         if len(value) < _HEADER.size:
             raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes, too short for a header")
-        entry_format, generator, count, decoded_at = _HEADER.unpack_from(value)
+        entry_format, generator, count, decoded_at, digest = _HEADER.unpack_from(value)
         if entry_format != ENTRY_FORMAT or generator >= len(GENERATORS):
-            raise CacheEntryUnreadable(f"cache entry: format {entry_format}.{generator}, this version reads 1")
+            raise CacheEntryUnreadable(
+                f"cache entry: format {entry_format}.{generator}, this version reads {ENTRY_FORMAT}"
+            )
         codes_end = _HEADER.size + _CODE_BYTES * count
         if len(value) != codes_end + _SCORE_BYTES * count:
             raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes do not hold {count} items")
         return cls(
             codes_KL=np.frombuffer(value, np.uint8, _CODE_BYTES * count, _HEADER.size).reshape(count, _CODE_BYTES),
             scores=np.frombuffer(value, "<f2", count, codes_end),
+            history_digest=digest,
             decoded_at=decoded_at,
             generator=GENERATORS[generator],
         )
@@ -78,20 +97,27 @@ def packed_bytes(count: int) -> int:
 
 
 def pack_entries(
-    codes_UKL: NDArray[np.uint8], scores_UK: NDArray[np.floating[Any]], decoded_at: int, generator: str
+    codes_UKL: NDArray[np.uint8],
+    scores_UK: NDArray[np.floating[Any]],
+    history_digests: NDArray[np.integer[Any]],
+    decoded_at: int,
+    generator: str,
 ) -> list[bytes]:
     """The bytes to store for U users with as many items each.
 
     Args:
         codes_UKL: uint8 [U, K, L], best first.
         scores_UK: [U, K], natural-log probabilities; stored as float16.
+        history_digests: [U], of the histories they were decoded from.
         decoded_at: Unix seconds.
         generator: one of GENERATORS.
     """
     users, count, _ = codes_UKL.shape
-    header = _HEADER.pack(ENTRY_FORMAT, GENERATORS.index(generator), count, decoded_at)
+    heads = np.empty(users, _HEADER_FIELDS)
+    heads["format"], heads["generator"], heads["count"] = ENTRY_FORMAT, GENERATORS.index(generator), count
+    heads["decoded_at"], heads["history_digest"] = decoded_at, history_digests
     parts = (
-        np.broadcast_to(np.frombuffer(header, np.uint8), (users, _HEADER.size)),
+        heads.view(np.uint8).reshape(users, _HEADER.size),
         codes_UKL.reshape(users, count * _CODE_BYTES),
         np.ascontiguousarray(scores_UK, dtype="<f2").view(np.uint8).reshape(users, count * _SCORE_BYTES),
     )
@@ -106,6 +132,7 @@ class EntryTable:
         readable: bool [U]; where it is not, everything else is 0.
         counts: int64 [U], items of each.
         decoded_at: int64 [U], Unix seconds.
+        history_digests: int64 [U], of the histories they were decoded from.
         codes_UKL: uint8 [U, K, L], best first, zeros behind the last item.
         scores_UK: float16 [U, K], -inf behind the last item.
     """
@@ -113,6 +140,7 @@ class EntryTable:
     readable: NDArray[np.bool_]
     counts: NDArray[np.int64]
     decoded_at: NDArray[np.int64]
+    history_digests: NDArray[np.int64]
     codes_UKL: NDArray[np.uint8]
     scores_UK: NDArray[np.float16]
 
@@ -126,6 +154,7 @@ class EntryTable:
             readable=np.zeros(len(values), dtype=bool),
             counts=np.zeros(len(values), dtype=np.int64),
             decoded_at=np.zeros(len(values), dtype=np.int64),
+            history_digests=np.zeros(len(values), dtype=np.int64),
             codes_UKL=np.zeros((len(values), most, _CODE_BYTES), dtype=np.uint8),
             scores_UK=np.full((len(values), most), -np.inf, dtype=np.float16),
         )
@@ -144,6 +173,7 @@ class EntryTable:
             table.readable[rows] = True
             table.counts[rows] = count
             table.decoded_at[rows] = heads["decoded_at"][fits]
+            table.history_digests[rows] = heads["history_digest"][fits]
             table.codes_UKL[rows, :count] = bytes_RB[:, _HEADER.size : codes_end].reshape(len(rows), count, _CODE_BYTES)
             scores = np.frombuffer(bytes_RB[:, codes_end:].tobytes(), "<f2")
             table.scores_UK[rows, :count] = scores.reshape(len(rows), count)

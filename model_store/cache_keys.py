@@ -64,7 +64,10 @@ class Keys:
 
     @property
     def dirty(self) -> str:
-        """Sorted set: users with events since their entry was decoded, scored by the time of the first such event."""
+        """Sorted set: users who may need a decode because of events, scored by the time of the first of these.
+
+        A hint where to look: whether an entry has missed events is told by its digest of the history.
+        """
         return f"{self.namespace}:dirty"
 
     @property

@@ -44,7 +44,7 @@ def versions(home: Path, redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     for bundle in versions:
         for user in range(USERS):
-            entry = pack_entries(bundle.item_codes.codes_NL[None, user : user + 5], [[0.0] * 5], 1, "torch")[0]
+            entry = pack_entries(bundle.item_codes.codes_NL[None, user : user + 5], [[0.0] * 5], [0], 1, "torch")[0]
             put_packed(redis, Keys(), bundle.entry_layout, f"user-{user}", entry)
     return versions
 

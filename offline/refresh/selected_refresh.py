@@ -81,6 +81,7 @@ def refresh_selected(
         users = selection.users[start : start + size]
         reading = refresh.read(users)
         refresh.write(reading, refresh.decode(reading))
+        refresh.clear_marks(reading)
         if len(reading.known) < len(users):
             known = set(reading.known)
             # Entries that nobody can renew, because the history has expired, would be selected for ever.

@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
-from model_store.cache_entries import EntryTable
+from model_store.cache_entries import EntryTable, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from offline.refresh.entry_scan import scan_entries
 from offline.refresh.histories import users_with_history
 from offline.refresh.priority import REASONS, Priorities, PriorityRule, Worth
+
+Part = TypeVar("Part")
 
 _PIPELINE_COMMANDS = 1000
 _TRIMMED_AT_LEAST = 10_000
@@ -115,13 +117,16 @@ def select_everyone(
     marks = _Marks.read(redis, keys, None)
     best, priorities, layout = _Best(most), Priorities(bundle, rule), bundle.entry_layout
     for part in scan_entries(redis, keys, layout):
-        news, demand = marks.take(part.users)
-        best.add(part.users, priorities.weigh(part.entries, news, demand, time.time()))
+        marked, demand = marks.take(part.users)
+        news = _with_news(redis, keys, part.users, part.entries, marked)
+        worth = priorities.weigh(part.entries, news, demand, time.time())
+        best.add(part.users, worth)
+        _take_needless_marks(redis, keys, part.users, marked, worth)
         every_part()
     if histories:
         for some in _in_parts(_without_entry(redis, keys, layout, users_with_history(redis, keys))):
-            news, demand = marks.take(some)
-            best.add(some, priorities.weigh(_no_entries(len(some)), news, demand, time.time()))
+            _, demand = marks.take(some)
+            best.add(some, priorities.weigh(_no_entries(len(some)), np.zeros(len(some), bool), demand, time.time()))
     # Whoever is still marked was not met: no entry, or one that was written while others were read.
     _add_marked(best, redis, keys, layout, priorities, marks)
     return best.selection()
@@ -192,8 +197,32 @@ def _add_marked(
         for user in some:
             pipeline.hget(keys.bucket_of(layout, user), user)
         entries = EntryTable.unpack([packed or b"" for packed in pipeline.execute()])
-        news, demand = marks.take(some)
-        best.add(some, priorities.weigh(entries, news, demand, time.time()))
+        _, demand = marks.take(some)
+        everyone = np.ones(len(some), dtype=bool)
+        worth = priorities.weigh(entries, _with_news(redis, keys, some, entries, everyone), demand, time.time())
+        best.add(some, worth)
+        _take_needless_marks(redis, keys, some, everyone, worth)
+
+
+def _with_news(
+    redis: Any, keys: Keys, users: Sequence[str], entries: EntryTable, marked: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Who of the marked has an entry that was decoded from another history; bool [U]."""
+    news, rows = np.zeros(len(users), dtype=bool), np.flatnonzero(marked & entries.readable)
+    for some in _in_parts(rows.tolist()):
+        pipeline = redis.pipeline(transaction=False)
+        for row in some:
+            pipeline.lrange(keys.history(users[row]), 0, -1)
+        digests = np.array([history_digest(history) for history in pipeline.execute()])
+        news[some] = digests != entries.history_digests[some]
+    return news
+
+
+def _take_needless_marks(redis: Any, keys: Keys, users: Sequence[str], marked: NDArray[np.bool_], worth: Worth) -> None:
+    """Take the marks of users whom somebody has refreshed since."""
+    needless = [users[row] for row in np.flatnonzero(marked & (worth.priorities == 0))]
+    if needless:
+        redis.zrem(keys.dirty, *needless)
 
 
 def _without_entry(redis: Any, keys: Keys, layout: EntryLayout, users: Iterable[str]) -> Iterator[str]:
@@ -208,7 +237,7 @@ def _no_entries(users: int) -> EntryTable:
     return EntryTable.unpack([b""] * users)
 
 
-def _in_parts(users: Iterable[str]) -> Iterator[list[str]]:
+def _in_parts(users: Iterable[Part]) -> Iterator[list[Part]]:
     unread = iter(users)
     while some := list(islice(unread, _PIPELINE_COMMANDS)):
         yield some

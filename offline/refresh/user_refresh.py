@@ -2,7 +2,7 @@
 
     reading = refresh.read(users)        their histories
     lists = refresh.decode(reading)      the only part that takes the model
-    refresh.write(reading, lists)        entries, and who has news meanwhile
+    refresh.write(reading, lists)        entries
 
 An entry is written whole by one command, so nobody ever reads half of one, and doing a part twice does no harm.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
-from model_store.cache_entries import pack_entries
+from model_store.cache_entries import history_digest, pack_entries
 from model_store.cache_keys import Keys
 from model_store.catalog import Catalog
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
@@ -106,20 +106,31 @@ class UserRefresh:
         users = [reading.users[row] for row in reading.known]
         layout = self._bundle.entry_layout
         buckets: dict[str, dict[str, bytes]] = {}
-        for user, entry in zip(users, self._packed(lists, reading.read_at), strict=True):
+        for user, entry in zip(users, self._packed(reading, lists), strict=True):
             buckets.setdefault(self._keys.bucket_of(layout, user), {})[user] = entry
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hset(self._keys.caches, layout.cache_version, layout.buckets)
         for bucket, entries in buckets.items():
             pipeline.hset(bucket, mapping=entries)
             pipeline.expire(bucket, self._config.entry_ttl_s)
-        if reading.users:
-            # Of those too who know no item of the version: until an event comes, another decode would find no more.
-            pipeline.zrem(self._keys.dirty, *reading.users)
-            pipeline.zrem(self._keys.demand, *reading.users)
         pipeline.execute()
-        self._mark_those_with_news(reading)
         return len(users)
+
+    def clear_marks(self, reading: Reading) -> None:
+        """Take the marks of users whose history is still what was decoded.
+
+        Also of those who know no item of the version: until an event comes, another decode would find no more.
+
+        Raises:
+            RedisError: Redis fails.
+        """
+        now = self._histories(reading.users)
+        users = [user for user, old, new in zip(reading.users, reading.stored, now, strict=True) if old == new]
+        if users:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.zrem(self._keys.dirty, *users)
+            pipeline.zrem(self._keys.demand, *users)
+            pipeline.execute()
 
     def forget_departed(self, buckets: Iterable[int], staying: Iterable[str]) -> int:
         """Delete the entries of users whose history has expired, so that the cache is bounded by who is about.
@@ -155,16 +166,6 @@ class UserRefresh:
         available = self._bundle.catalog.available
         return None if available.all() else EligibleItems.from_mask(self._bundle.trie, available)
 
-    def _mark_those_with_news(self, reading: Reading) -> None:
-        """Give back the mark of users whose history grew while they were decoded.
-
-        The mark is taken with the write and given back after: an event in between marks the user itself.
-        """
-        now = self._histories(reading.users)
-        news = [user for user, old, new in zip(reading.users, reading.stored, now, strict=True) if old != new]
-        if news:
-            self._redis.zadd(self._keys.dirty, dict.fromkeys(news, time.time()), nx=True)
-
     def _histories(self, users: Sequence[str]) -> list[list[bytes]]:
         histories: list[list[bytes]] = []
         for start in range(0, len(users), _PIPELINE_COMMANDS):
@@ -174,17 +175,18 @@ class UserRefresh:
             histories += pipeline.execute()
         return histories
 
-    def _packed(self, lists: Sequence[list[Decoded]], decoded_at: int) -> list[bytes]:
+    def _packed(self, reading: Reading, lists: Sequence[list[Decoded]]) -> list[bytes]:
         """The entries' bytes, those of equal length in one go."""
         packed = [b""] * len(lists)
         rows_of: dict[int, list[int]] = {}
         for row, decoded in enumerate(lists):
             rows_of.setdefault(len(decoded), []).append(row)
         codes_NL = self._bundle.item_codes.codes_NL
+        digests = np.array([history_digest(reading.stored[row]) for row in reading.known], dtype=np.uint32)
         for rows in rows_of.values():
             items_UK = np.array([[one.item for one in lists[row]] for row in rows], dtype=np.int64)
             scores_UK = np.array([[one.score for one in lists[row]] for row in rows], dtype=np.float16)
-            entries = pack_entries(codes_NL[items_UK], scores_UK, decoded_at, self._decoder.name)
+            entries = pack_entries(codes_NL[items_UK], scores_UK, digests[rows], reading.read_at, self._decoder.name)
             for row, entry in zip(rows, entries, strict=True):
                 packed[row] = entry
         return packed

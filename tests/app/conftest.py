@@ -16,7 +16,7 @@ from app.dependencies import Services
 from app.main import create_app
 from app.settings import Settings
 from model_store.bundle import Bundle
-from model_store.cache_entries import CacheEntry
+from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from tests.app.light_bundle import publish_light_bundle
 from tests.cached_entries import packed_entry, put_packed
@@ -96,7 +96,7 @@ class Cache:
     def put_entry(self, user_id: str, items: Sequence[int], *, age_s: float = 0, version: str | None = None) -> None:
         codes = self.bundle.item_codes.codes_NL[np.array(items, dtype=np.int64)]
         scores = np.arange(len(items), dtype=np.float16) * np.float16(-0.5)
-        entry = CacheEntry(codes, scores, int(time.time() - age_s), "torch")
+        entry = CacheEntry(codes, scores, self._digest(user_id), int(time.time() - age_s), "torch")
         self.put_packed(user_id, entry.pack(), version=version)
 
     def put_packed(self, user_id: str, packed: bytes, *, version: str | None = None) -> None:
@@ -111,10 +111,24 @@ class Cache:
         return layout if version is None else replace(layout, cache_version=version)
 
     def put_history(self, user_id: str, items: Sequence[int]) -> None:
+        """Add to a user's history. An entry that is there already counts as decoded from the whole of it."""
         self.redis.rpush(self.keys.history(user_id), *[f"item-{item}" for item in items])
+        self._decoded_from(user_id, self._digest(user_id))
 
     def mark_dirty(self, user_id: str) -> None:
+        """As if the user's entry had been decoded from another history."""
         self.redis.zadd(self.keys.dirty, {user_id: time.time()})
+        self._decoded_from(user_id, self._digest(user_id) ^ 1)
+
+    def _digest(self, user_id: str) -> int:
+        return history_digest(self.redis.lrange(self.keys.history(user_id), 0, -1))
+
+    def _decoded_from(self, user_id: str, digest: int) -> None:
+        for key in self.redis.scan_iter(f"{self.keys.namespace}:entries:*"):
+            packed = self.redis.hget(key, user_id)
+            if packed is not None:
+                entry = replace(CacheEntry.unpack(packed), history_digest=digest)
+                self.redis.hset(key, user_id, entry.pack())
 
     def is_dirty(self, user_id: str) -> bool:
         return self.redis.zscore(self.keys.dirty, user_id) is not None

@@ -48,7 +48,6 @@ def reading(cache: Cache, user: str) -> list[list[str]]:
     return [
         ["HGET", cache.keys.bucket_of(cache.layout(), user), user],
         ["LRANGE", cache.keys.history(user), "0", "-1"],
-        ["ZSCORE", cache.keys.dirty, user],
     ]
 
 

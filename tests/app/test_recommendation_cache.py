@@ -53,7 +53,7 @@ async def failing_read(cache: RecommendationCache) -> float:
 
 def entry_of(cache: Cache) -> CacheEntry:
     codes = cache.bundle.item_codes.codes_NL[:3]
-    return CacheEntry(codes, cache.bundle.popularity[:3].astype("float16"), int(time.time()), "vllm")
+    return CacheEntry(codes, cache.bundle.popularity[:3].astype("float16"), 7, int(time.time()), "vllm")
 
 
 async def test_silent_redis_costs_a_timeout_then_nothing(

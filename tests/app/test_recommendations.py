@@ -198,7 +198,7 @@ async def test_codes_of_items_that_are_gone_are_skipped(api: RunningApp, cache: 
     packed = bytearray()
     cache.put_entry("ann", [9, 8])
     packed += cache.packed("ann")
-    packed[8:12] = b"\xff\xff\xff\xff"
+    packed[12:16] = b"\xff\xff\xff\xff"
     cache.put_packed("ann", bytes(packed))
     assert ids(await api.client.get("/recommend/ann?n=1")) == ["item-8"]
 

@@ -18,15 +18,17 @@ from model_store.errors import CacheEntryUnreadable
 )
 def test_an_entry_reads_back_as_it_was_written(codes, decoded_at, generator):
     scores = np.linspace(-20, 0, len(codes)).astype(np.float16)
-    entry = CacheEntry.unpack(CacheEntry(codes, scores, decoded_at, generator).pack())
+    entry = CacheEntry.unpack(CacheEntry(codes, scores, 2**32 - 7, decoded_at, generator).pack())
     assert entry.codes_KL.tolist() == codes.tolist()
     assert entry.scores.tolist() == scores.tolist()
-    assert (entry.decoded_at, entry.generator) == (decoded_at, generator)
+    assert (entry.history_digest, entry.decoded_at, entry.generator) == (2**32 - 7, decoded_at, generator)
 
 
 def test_the_stored_form_is_pinned():
-    entry = CacheEntry(np.array([[1, 2, 3, 4]], np.uint8), np.array([-1.5], np.float16), 1_700_000_000, "torch")
-    assert entry.pack().hex() == "01010100" + "00f15365" + "01020304" + "00be"
+    entry = CacheEntry(
+        np.array([[1, 2, 3, 4]], np.uint8), np.array([-1.5], np.float16), 0x01020304, 1_700_000_000, "torch"
+    )
+    assert entry.pack().hex() == "02010100" + "00f15365" + "04030201" + "01020304" + "00be"
 
 
 @given(st.binary(max_size=60))
@@ -37,7 +39,7 @@ def test_rubbish_is_refused_or_read_never_crashes(value):
 
 def test_another_format_is_refused_by_its_number():
     with pytest.raises(CacheEntryUnreadable, match="format 9"):
-        CacheEntry.unpack(bytes([9, 0, 0, 0, 0, 0, 0, 0]))
+        CacheEntry.unpack(bytes([9, *[0] * 11]))
 
 
 def test_a_history_key_gives_its_user_back():
@@ -48,7 +50,7 @@ def test_a_history_key_gives_its_user_back():
 
 def test_a_table_holds_lists_of_any_length_and_none():
     entries = [
-        CacheEntry(np.full((count, 4), count, np.uint8), np.arange(0, -count, -1, np.float16), 7, "torch")
+        CacheEntry(np.full((count, 4), count, np.uint8), np.arange(0, -count, -1, np.float16), count, 7, "torch")
         for count in (2, 0, 3, 2)
     ]
     values = [entry.pack() for entry in entries]

@@ -18,9 +18,9 @@ def full(api: RunningApp, cache: Cache) -> Iterator[None]:
     """Users with each kind of state, and no memory for anything more."""
     cache.put_entry("fresh", [9, 8, 7])
     cache.put_entry("stale", [9, 8, 7])
-    cache.mark_dirty("stale")
     for user in ("fresh", "stale", "new"):
         cache.put_history(user, [20])
+    cache.mark_dirty("stale")
     cache.redis.config_set("maxmemory", 1)
     yield
     cache.redis.config_set("maxmemory", 0)

@@ -87,6 +87,12 @@ class Refreshing:
         return CacheEntry.unpack(self.packed(user, bundle))
 
 
+def record_event(redis, user, item, at=1.0):
+    """As the API does."""
+    redis.rpush(KEYS.history(user), item)
+    redis.zadd(KEYS.dirty, {user: at}, nx=True)
+
+
 @pytest.fixture
 def refresh(redis, bundle, decoder):
     return Refreshing(redis, bundle, decoder)

@@ -37,7 +37,7 @@ def test_stats_compare_and_purge(redis, tmp_path):
     versions = [publish_light_bundle(tmp_path / "store", f"light-{number}", seed=number) for number in (1, 2)]
     for bundle in versions:
         for user in range(USERS):
-            entry = pack_entries(bundle.item_codes.codes_NL[None, user : user + 5], [[0.0] * 5], 1, "torch")[0]
+            entry = pack_entries(bundle.item_codes.codes_NL[None, user : user + 5], [[0.0] * 5], [0], 1, "torch")[0]
             put_packed(redis, KEYS, bundle.entry_layout, f"user-{user}", entry)
     for user in range(USERS):
         redis.rpush(KEYS.history(f"user-{user}"), "item-1")

@@ -56,7 +56,7 @@ def test_old_and_unreadable_entries_are_told(redis, refresh, bundle, users, look
         KEYS,
         bundle.entry_layout,
         users[0],
-        CacheEntry(old.codes_KL, old.scores, int(time.time()) - 5000, "torch").pack(),
+        CacheEntry(old.codes_KL, old.scores, old.history_digest, int(time.time()) - 5000, "torch").pack(),
     )
     put_packed(redis, KEYS, bundle.entry_layout, users[1], b"\x09nonsense")
     sample = look()[bundle.version].sample
@@ -111,7 +111,7 @@ def test_a_cache_whose_entries_have_expired_is_empty(redis, refresh, bundle, use
 
 def test_a_large_cache_is_looked_at_in_part(redis, bundle, look):
     for number in range(2000):
-        put_packed(redis, KEYS, bundle.entry_layout, f"user-{number}", bytes([1, 1, 0, 0, 0, 0, 0, 0]))
+        put_packed(redis, KEYS, bundle.entry_layout, f"user-{number}", bytes([2, 1, *[0] * 10]))
     found = look()[bundle.version]
     assert found.users == 2000
     assert 200 < found.sample.users < 1000
@@ -122,7 +122,7 @@ def test_buckets_that_are_not_compact_are_told_with_the_settings_that_make_them_
     redis = connect(ensure_running(tmp_path))
     try:
         redis.config_set("hash-max-ziplist-value", 64)
-        long = bytes([1, 1, 200, 0, 0, 0, 0, 0]) + bytes(6 * 200)
+        long = bytes([2, 1, 200, *[0] * 9]) + bytes(6 * 200)
         for number in range(20):
             put_packed(redis, KEYS, bundle.entry_layout, f"user-{number}", long)
         (cache,) = registered_caches(redis, KEYS, store)

@@ -39,7 +39,7 @@ def cached(redis):
     def put(bundle, lists):
         for user, ids in lists.items():
             codes = bundle.item_codes.codes_NL[[bundle.catalog.index_of(item) for item in ids]]
-            entry = CacheEntry(codes, np.zeros(len(ids), np.float16), 1, "torch")
+            entry = CacheEntry(codes, np.zeros(len(ids), np.float16), 0, 1, "torch")
             put_packed(redis, KEYS, bundle.entry_layout, user, entry.pack())
 
     return put
@@ -124,7 +124,7 @@ def test_empty_lists_and_no_common_user_give_no_figures(redis, bundle, other, ca
     cached(other, {"ben": other.catalog.item_ids[:3]})
     found = compare(redis, KEYS, bundle, other)
     assert (found.compared, found.overlap_at_10, found.same_first_item) == (0, None, None)
-    empty = CacheEntry(np.empty((0, 4), np.uint8), np.empty(0, np.float16), 1, "torch").pack()
+    empty = CacheEntry(np.empty((0, 4), np.uint8), np.empty(0, np.float16), 0, 1, "torch").pack()
     put_packed(redis, KEYS, other.entry_layout, "ann", empty)
     found = compare(redis, KEYS, bundle, other)
     assert (found.compared, found.overlap_at_10, found.same_first_item, found.rank_correlation) == (1, 0, 0, None)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from model_store.cache_entries import history_digest
 from model_store.cache_keys import Keys, buckets_for
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
@@ -11,7 +12,7 @@ from offline.refresh.config import RefreshConfig
 from offline.refresh.ledger import Ledger
 from tests.cached_entries import cached_users, drop_entries, put_packed
 from tests.extended_bundle import extend
-from tests.offline.refresh.conftest import CONFIG, KEYS, DiesAt
+from tests.offline.refresh.conftest import CONFIG, KEYS, DiesAt, record_event
 
 
 def test_every_user_gets_k_valid_unseen_items_best_first(refresh, dataset, bundle, users):
@@ -99,20 +100,27 @@ def test_a_closed_ledger_leaves_nothing_to_resume(redis, refresh, users):
     assert counting.left < 100
 
 
-def test_an_event_during_the_decode_leaves_the_user_dirty_and_others_clean(redis, refresh, decoder, dataset, users):
-    redis.zadd(KEYS.dirty, dict.fromkeys(users, 1.0))
-    redis.zadd(KEYS.demand, dict.fromkeys(users, 2.0))
-
+def test_an_entry_tells_whether_events_came_since_its_history_was_read(redis, refresh, decoder, dataset, users):
     class WithNews:
         name = decoder.name
 
         def decode(self, requests):
-            redis.rpush(KEYS.history(users[3]), dataset.catalog.item_ids[0])
+            record_event(redis, users[3], dataset.catalog.item_ids[0])
             return decoder.decode(requests)
 
     refresh(users, decoder=WithNews(), config=RefreshConfig(k=5, beam_width=10))
-    assert [user.decode() for user in redis.zrange(KEYS.dirty, 0, -1)] == [users[3]]
-    assert not redis.exists(KEYS.demand)
+
+    def is_of_now(user):
+        return refresh.entry(user).history_digest == history_digest(redis.lrange(KEYS.history(user), 0, -1))
+
+    assert [user for user in users if not is_of_now(user)] == [users[3]]
+
+
+def test_a_refresh_of_a_version_that_is_not_served_takes_no_marks_from_the_one_that_is(redis, refresh, users):
+    redis.zadd(KEYS.dirty, dict.fromkeys(users, 1.0))
+    redis.zadd(KEYS.demand, dict.fromkeys(users, 2.0))
+    refresh(users)
+    assert redis.zcard(KEYS.dirty) == redis.zcard(KEYS.demand) == len(users)
 
 
 def test_users_who_know_no_item_are_counted_not_lost(redis, refresh, users):

@@ -12,7 +12,7 @@ DAY_S = 86_400
 
 def packed(bundle, items, age_s=0):
     codes_UKL = bundle.item_codes.codes_NL[list(items)][None]
-    (entry,) = pack_entries(codes_UKL, np.zeros(codes_UKL.shape[:2]), NOW - age_s, "torch")
+    (entry,) = pack_entries(codes_UKL, np.zeros(codes_UKL.shape[:2]), np.zeros(1), NOW - age_s, "torch")
     return entry
 
 
@@ -93,7 +93,7 @@ def test_an_entry_that_never_had_enough_is_short_only_of_what_it_lost(bundle):
 def test_an_item_that_the_version_does_not_know_is_lost(bundle):
     unknown = np.array(list(np.ndindex(1, 1, 1, 256))[:10], np.uint8)
     unknown = unknown[bundle.item_codes.items_of(unknown) < 0]
-    (entry,) = pack_entries(unknown[None], np.zeros((1, len(unknown))), NOW, "torch")
+    (entry,) = pack_entries(unknown[None], np.zeros((1, len(unknown))), np.zeros(1), NOW, "torch")
     ((_, reason),) = weigh(bundle, entry)
     assert reason == "short"
 

@@ -9,7 +9,7 @@ from offline.refresh.selected_refresh import run_selected_refresh
 from offline.refresh.selection import select_everyone
 from offline.refresh.user_refresh import UserRefresh
 from tests.cached_entries import cached_users, drop_entries
-from tests.offline.refresh.conftest import CONFIG, KEYS
+from tests.offline.refresh.conftest import CONFIG, KEYS, record_event
 
 RULE = PriorityRule(86_400, need=5)
 
@@ -34,9 +34,10 @@ def test_without_a_budget_everyone_worth_it_is_refreshed(redis, run, bundle, use
     assert run().users == 0
 
 
-def test_a_budget_of_users_takes_the_best_and_tells_how_many_are_left(redis, refresh, run, users):
+def test_a_budget_of_users_takes_the_best_and_tells_how_many_are_left(redis, refresh, run, dataset, users):
     refresh(users)
-    redis.zadd(KEYS.dirty, dict.fromkeys(users[:10], time.time()))
+    for user in users[:10]:
+        record_event(redis, user, dataset.catalog.item_ids[0])
     redis.zadd(KEYS.demand, {users[3]: 4.0, users[8]: 2.0})
     summary = run(most=2)
     assert (summary.users, summary.left) == (2, 8)
@@ -83,9 +84,9 @@ def test_an_entry_that_cannot_be_renewed_because_the_history_is_gone_is_not_sele
     assert cached_users(redis, KEYS, bundle.entry_layout) == set(users) - {users[4]}
 
 
-def test_missing_entries_come_before_others(redis, refresh, run, bundle, users):
+def test_missing_entries_come_before_others(redis, refresh, run, bundle, dataset, users):
     refresh(users)
     drop_entries(redis, KEYS, bundle.entry_layout, users[:3])
-    redis.zadd(KEYS.dirty, {users[5]: 1.0})
+    record_event(redis, users[5], dataset.catalog.item_ids[0])
     assert run(most=3).reasons == {"no_entry": 3}
     assert run().reasons == {"news": 1}

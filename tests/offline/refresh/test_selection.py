@@ -1,15 +1,17 @@
 """Who is found worth a refresh, and in which order."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from model_store.cache_entries import CacheEntry
+from model_store.decoders.torch_decoder import TorchDecoder
 from offline.refresh.priority import PriorityRule
 from offline.refresh.selection import Selection, select_everyone, select_marked
 from tests.cached_entries import drop_entries, put_packed
 from tests.extended_bundle import extend
-from tests.offline.refresh.conftest import KEYS
+from tests.offline.refresh.conftest import KEYS, record_event
+from tests.tiny_bundle import build_tiny_bundle
 
 RULE = PriorityRule(86_400, need=5)
 
@@ -23,7 +25,7 @@ def fresh(refresh, users):
 
 def make_old(redis, refresh, bundle, user, days):
     entry = refresh.entry(user)
-    old = CacheEntry(entry.codes_KL, entry.scores, int(time.time() - days * 86_400), entry.generator)
+    old = replace(entry, decoded_at=int(time.time() - days * 86_400))
     put_packed(redis, KEYS, bundle.entry_layout, user, old.pack())
 
 
@@ -35,7 +37,8 @@ def test_nobody_is_selected_while_everything_is_fresh(redis, bundle, fresh):
 def test_everyone_worth_it_is_found_once_the_most_worth_first(redis, refresh, bundle, fresh):
     gone, dirty, old, older, wanted = fresh[:5]
     drop_entries(redis, KEYS, bundle.entry_layout, [gone])
-    redis.zadd(KEYS.dirty, {dirty: time.time(), gone: time.time()})
+    for user in (dirty, gone):
+        record_event(redis, user, "item")
     make_old(redis, refresh, bundle, old, 4)
     make_old(redis, refresh, bundle, older, 9)
     redis.zadd(KEYS.demand, {wanted: 2.0})
@@ -81,13 +84,32 @@ def test_a_user_with_a_history_and_no_entry_is_found_only_by_a_look_at_histories
 
 def test_users_with_news_and_in_demand_are_found_without_a_scan(redis, bundle, fresh):
     drop_entries(redis, KEYS, bundle.entry_layout, [fresh[2]])
-    redis.zadd(KEYS.dirty, {fresh[0]: 1.0, fresh[1]: 2.0})
+    record_event(redis, fresh[0], "item", at=1.0)
+    record_event(redis, fresh[1], "item", at=2.0)
     redis.zadd(KEYS.demand, {fresh[1]: 2.0, fresh[2]: 1.0})
     found = select_marked(redis, KEYS, bundle, RULE, most=10)
     assert found.users == [fresh[2], fresh[1], fresh[0]]
     fewer = select_marked(redis, KEYS, bundle, RULE, most=1)
     assert set(fewer.users) == {fresh[0], fresh[1]}, "the one with the oldest news, and the one most in demand"
     assert fewer.found == 4, "two marks were not read"
+
+
+def test_marks_of_users_whom_somebody_has_refreshed_since_are_taken(redis, refresh, bundle, fresh):
+    for user in fresh[:4]:
+        record_event(redis, user, "item")
+    refresh(fresh[:3])
+    assert select_marked(redis, KEYS, bundle, RULE, most=10).users == [fresh[3]]
+    assert redis.zrange(KEYS.dirty, 0, -1) == [fresh[3].encode()]
+
+
+def test_news_counts_under_every_version_although_another_was_refreshed_since(redis, refresh, bundle, fresh):
+    record_event(redis, fresh[0], "item")
+    other = build_tiny_bundle(bundle.path.parent, version="other", catalog=bundle.catalog, activate=False)
+    refresh(fresh, bundle=other, decoder=TorchDecoder.from_bundle(other, device="cpu"))
+    assert select_marked(redis, KEYS, other, RULE, most=10).users == []
+    redis.zadd(KEYS.demand, {fresh[0]: 1.0})
+    found = select_marked(redis, KEYS, bundle, RULE, most=10)
+    assert (found.users, found.count_reasons()) == ([fresh[0]], {"news": 1})
 
 
 def test_under_an_extension_the_entries_of_its_base_count(redis, bundle, fresh):

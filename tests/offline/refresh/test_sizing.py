@@ -18,7 +18,7 @@ USERS = 20_000
 
 
 def entry_bytes(k, id_bytes, users_of_bucket):
-    return id_bytes + 6 * k + 12 + 200 / users_of_bucket
+    return id_bytes + 6 * k + 16 + 200 / users_of_bucket
 
 
 def history_bytes(events, id_bytes, item_id_bytes):
@@ -55,7 +55,7 @@ def test_an_entry_takes_what_the_manual_says(redis, grown, k, id_bytes, buckets)
     layout = EntryLayout("20260101-000000-0a1b2c", buckets)
     random = np.random.default_rng(0)
     codes_UKL = random.integers(256, size=(USERS, k, 4), dtype=np.uint8)
-    entries = pack_entries(codes_UKL, random.normal(size=(USERS, k)), 1, "torch")
+    entries = pack_entries(codes_UKL, random.normal(size=(USERS, k)), np.zeros(USERS, np.uint32), 1, "torch")
     pipeline = redis.pipeline(transaction=False)
     for number, entry in enumerate(entries):
         user = f"{number:0{id_bytes}}"
@@ -80,7 +80,7 @@ def test_a_history_takes_what_the_manual_says(redis, grown, events, item_id_byte
 
 def test_the_manual_has_these_formulas():
     text = OPERATIONS.read_text(encoding="utf-8")
-    assert "id + 6 K + 12 + 200 / n" in text
+    assert "id + 6 K + 16 + 200 / n" in text
     assert "225 + id + H (item + 2)" in text
 
 
