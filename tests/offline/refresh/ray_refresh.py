@@ -83,6 +83,6 @@ def refresh_on_ray(workers, bundle, url, users, *, open_decoder=torch_decoder, r
 
 if __name__ == "__main__":
     store, version, url = sys.argv[1:]
-    with ray_workers(LOCAL, count=2) as workers:
+    with ray_workers(LOCAL, count=1) as workers:
         users = sys.stdin.read().split()
         refresh_on_ray(workers, ModelStore(Path(store)).open(version), url, users, open_decoder=slow_decoder)

@@ -103,7 +103,7 @@ def test_a_redis_that_is_full_stops_the_command_with_one_clear_line(redis, bundl
         "TESSERA_NAMESPACE": KEYS.namespace,
         "TESSERA_REDIS_URL": url,
     }
-    command = [sys.executable, "-m", "tessera", "refresh", "--ray", "local", "--engine", "torch", "--k", "5"]
+    command = [sys.executable, "-m", "tessera", "refresh", "--ray", "local", "--workers", "1", "--engine", "torch"]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
