@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from model_store.errors import TesseraError
 from offline.progress import Advance, progress, say
@@ -83,7 +83,8 @@ def run_refresh(
             for shard, result in run(_left(users.shards(plan.buckets_per_shard), before, advance)):
                 done.append(result)
                 advance(len(shard.users))
-    except RedisError as error:
+    # The second: no node of a cluster answers, or none has the slot.
+    except (RedisError, RedisClusterException) as error:
         raise TesseraError(
             f"refresh of {version} stopped, Redis said: {error}; what was written stays, "
             "`tessera refresh --resume` goes on behind it"

@@ -12,7 +12,7 @@ from threading import Lock
 
 import pyarrow as pa
 from pydantic import SecretStr
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.cache_keys import Keys
@@ -68,10 +68,10 @@ class ShardWorker:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._threads = threads
         self._decoding = Lock()
-        self._refused: TesseraError | RedisError | None = None
+        self._refused: Exception | None = None
         try:
             self._refresh = _opened(job)
-        except (TesseraError, RedisError) as error:
+        except (TesseraError, RedisError, RedisClusterException) as error:
             # Told with the first shard; Ray would try to make the worker again and again.
             self._refused = error
 
@@ -80,7 +80,7 @@ class ShardWorker:
         try:
             done = self._done(shard_of(row))
             became = (done.written, done.skipped, "", False)
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             became = (0, 0, str(error) or type(error).__name__, True)
         except TesseraError as error:
             became = (0, 0, str(error), False)
