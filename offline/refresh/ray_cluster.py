@@ -95,7 +95,12 @@ def _fitting(address: str, nodes: list[dict[str, float]], count: int | None, cpu
 @contextmanager
 def _environment(address: str) -> Iterator[None]:
     """The environment variables that Ray must find when it is imported and started; put back afterwards."""
-    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    wanted = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        # What Ray's own layers call errors includes that workers can be restarted.
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+    }
     if address == LOCAL:
         wanted |= {
             # Off, a node's address is the loopback one, on Linux too, and nothing listens elsewhere.
