@@ -61,7 +61,7 @@ def refresh(
     ] = "auto",
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Refresh on a Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT."),
+        typer.Option(metavar="ADDRESS", help="Refresh on a Ray cluster: local, auto or HOST:PORT."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Of --ray: processes; as many as the cluster holds by default.")

@@ -6,6 +6,7 @@ its blocks to one that is alive. Doing a shard twice does no harm. What is done 
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -52,7 +53,9 @@ def on_ray(job: WorkerJob, workers: Workers, shards: int) -> ShardRuns:
         # Each row a block of its own: finished when it is, not when the others that came with it are.
         ray.data.DataContext.get_current().target_max_block_size = 1
         try:
-            refreshed = _mapped(ray.data.from_arrow_refs(blocks), job, workers)
+            # More workers than blocks would start for nothing.
+            enough = replace(workers, count=min(workers.count, len(blocks)))
+            refreshed = _mapped(ray.data.from_arrow_refs(blocks), job, enough)
             for table in refreshed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 for number in range(len(table)):
                     row = table.slice(number, 1)

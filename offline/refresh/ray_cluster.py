@@ -4,18 +4,21 @@ import importlib.util
 import logging
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from model_store.errors import TesseraError
 
 LOCAL = "local"
 """The address that stands for a cluster of this machine."""
 
+_CONNECT_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 256 << 20
 """Of a local cluster. What is in it is the list of users; beyond this Ray puts it on the disk."""
 
@@ -44,7 +47,7 @@ def ray_workers(
     A cluster of this machine listens on loopback alone, and only to processes that have its token.
 
     Args:
-        address: LOCAL, or what Ray takes: `auto`, `host:port`, `ray://host:port`.
+        address: LOCAL, or what Ray takes: `auto`, `host:port`.
         count: workers; as many as fit into the cluster by default.
         cpus: of each worker.
         gpus: of each worker; one by default if the cluster has any.
@@ -54,6 +57,7 @@ def ray_workers(
     """
     if importlib.util.find_spec("ray") is None:
         raise TesseraError("--ray needs the ray extra: `pip install 'tessera[ray]'`")
+    _see_that_something_listens(address)
     with (
         _environment(address),
         tempfile.TemporaryDirectory(prefix="tessera-ray-", ignore_cleanup_errors=True) as folder,
@@ -74,6 +78,20 @@ def ray_workers(
             yield _fitting(address, [node["Resources"] for node in ray.nodes() if node["Alive"]], count, cpus, gpus)
         finally:
             ray.shutdown()
+
+
+def _see_that_something_listens(address: str) -> None:
+    """Ray itself would ask an address where nobody is for minutes."""
+    if address.startswith("ray://"):
+        raise TesseraError(
+            f"--ray {address}: Ray Data does not work through Ray's client; run the command on a node of the cluster"
+        )
+    where = urlsplit(f"//{address}")
+    try:
+        if where.hostname and where.port:
+            socket.create_connection((where.hostname, where.port), _CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise TesseraError(f"--ray {address}: nothing answers there: {error}") from None
 
 
 def _fitting(address: str, nodes: list[dict[str, float]], count: int | None, cpus: int, gpus: float | None) -> Workers:

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
+import tessera
 from model_store.cache_entries import CacheEntry
 from model_store.errors import TesseraError
 from offline.refresh.on_ray import shards_of_block
@@ -60,11 +63,19 @@ def test_two_workers_write_what_this_machine_alone_does_although_one_is_killed(
     assert entries_of(redis, bundle, users) == expected
 
 
-def test_after_the_command_was_killed_finished_shards_are_not_done_again(redis, bundle, users, workers, url):
-    command = [sys.executable, "-m", "tests.offline.refresh.ray_refresh"]
-    killed = subprocess.Popen(
-        [*command, str(bundle.path.parent), bundle.version, url], cwd=ROOT, stdin=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def short_folder():
+    """For what a killed command leaves behind; sockets lie in it, so its path must be short."""
+    with tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def test_after_the_command_was_killed_finished_shards_are_not_done_again(
+    redis, bundle, users, workers, url, short_folder
+):
+    command = [sys.executable, "-m", "tests.offline.refresh.ray_refresh", str(bundle.path.parent), bundle.version, url]
+    environment = os.environ | {"TMPDIR": short_folder}
+    killed = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, text=True)
     killed.stdin.write("\n".join(users))
     killed.stdin.close()
     ledger, deadline = KEYS.refresh_ledger(bundle.version), time.monotonic() + 60
@@ -169,3 +180,29 @@ def test_a_cluster_holds_as_many_workers_as_fit_on_its_machines(asked, workers):
 def test_workers_that_do_not_fit_are_refused(count):
     with pytest.raises(TesseraError, match="do not fit"):
         _fitting(LOCAL, [{"CPU": 2.0}], count, 1 if count else 4, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "nothing answers there"),
+        ("127.0.0.1:port", "nothing answers there"),
+        ("ray://127.0.0.1:1", "on a node of the cluster"),
+    ],
+)
+def test_an_address_where_no_cluster_is_is_a_clear_error(address, said):
+    with pytest.raises(TesseraError, match=said), ray_workers(address):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--ray", "auto"], "TESSERA_REDIS_URL"), (["--workers", "2"], "are of --ray")],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(options, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
+    monkeypatch.delenv("TESSERA_REDIS_URL", raising=False)
+    refused = CliRunner().invoke(tessera.app, ["refresh", *options])
+    assert refused.exit_code == 1
+    assert said in refused.stderr
+    assert not any(tmp_path.iterdir())
