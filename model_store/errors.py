@@ -11,6 +11,8 @@
 Every message says what, where and what to do; the command line prints it as it is and exits 1.
 """
 
+from collections.abc import Iterator
+
 
 class TesseraError(Exception):
     """Expected trouble: its message is for the person at the terminal."""
@@ -38,3 +40,11 @@ class CacheEntryUnreadable(TesseraError):
 
 class DecoderUnusable(TesseraError):
     """The model cannot be decoded as asked."""
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those it was made from, the last one first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -2,17 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ssl import SSLCertVerificationError, SSLError
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from redis import Redis, RedisCluster, Sentinel
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from model_store.errors import TesseraError
+from model_store.errors import TesseraError, causes_of
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 60.0
@@ -50,8 +57,8 @@ def connect(url: str) -> Any:
                     "rediss+cluster, redis+sentinel"
                 )
         client.ping()
-    except (OSError, RedisConnectionError, RedisTimeoutError) as error:
-        raise TesseraError(f"Redis ({scheme}://...) does not answer: {type(error).__name__}; is it running?") from None
+    except (OSError, RedisConnectionError, RedisTimeoutError, RedisClusterException, NoPermissionError) as error:
+        raise TesseraError(f"Redis ({scheme}://...) {_what_is_wrong(scheme, error)}") from None
     except ValueError as error:
         raise TesseraError(f"TESSERA_REDIS_URL ({scheme}://...) cannot be read: {type(error).__name__}") from None
     return client
@@ -71,6 +78,21 @@ def told(what: str) -> Iterator[None]:
         yield
     except RedisError as error:
         raise TesseraError(f"{what}: Redis said: {error}") from error
+
+
+def _what_is_wrong(scheme: str, error: Exception) -> str:
+    """Why there is no connection, in words that repeat nothing of the URL."""
+    for cause in causes_of(error):
+        match cause:
+            case AuthenticationError() | AuthorizationError() | NoPermissionError():
+                return "refuses the user or the password of TESSERA_REDIS_URL"
+            case SSLCertVerificationError():
+                return f"has a certificate that is not trusted: {cause.verify_message}; name its CA with ssl_ca_certs"
+            case SSLError():
+                return f"makes no TLS connection: {cause.reason or 'no TLS there'}"
+            case FileNotFoundError() if scheme.startswith("rediss"):
+                return "cannot be reached: a file that TESSERA_REDIS_URL names is missing"
+    return f"does not answer: {type(error).__name__}; is it running?"
 
 
 def _through_sentinels(url: str, options: dict[str, Any]) -> Any:

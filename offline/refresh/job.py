@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from model_store.errors import TesseraError
 from offline.progress import Advance, progress, say
@@ -97,7 +97,8 @@ def run_refresh(
                 if observe is not None:
                     rate = (written + skipped - earlier) / max(time.monotonic() - started, 1e-6)
                     observe(users.users, written, skipped, rate)
-    except RedisError as error:
+    # The second: no node of a cluster answers, or none has the slot.
+    except (RedisError, RedisClusterException) as error:
         raise TesseraError(
             f"refresh of {version} stopped, Redis said: {error}; what was written stays, "
             "`tessera refresh --resume` goes on behind it"

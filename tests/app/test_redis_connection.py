@@ -1,52 +1,18 @@
 """Every form of address reaches a real server, and no message repeats a password."""
 
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 
-from app.embedded_redis import ensure_running, server_binary
+from app.embedded_redis import ensure_running
 from app.redis_connection import RedisUrlInvalid, connect
 from model_store.cache_keys import Keys
+from tests.redis_servers import server, wait_until
 
 pytestmark = pytest.mark.anyio
 
 BOUNDS = {"connect_timeout_s": 1.0, "timeout_s": 1.0, "max_connections": 4}
-
-
-@contextmanager
-def server(folder: Path, *arguments: str) -> Iterator[int]:
-    """A Redis process of its own on a free port."""
-    port = 65535
-    # A cluster's nodes talk on the port that is 10000 higher.
-    while port > 55535:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-    folder.mkdir(exist_ok=True)
-    command = [str(server_binary()), *arguments, "--port", str(port), "--dir", str(folder), "--save", ""]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client.ping()
-            break
-        except redis.ConnectionError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-        client.close()
 
 
 async def assert_works(url: str) -> None:
@@ -75,10 +41,7 @@ async def test_password_and_database(tmp_path: Path) -> None:
 async def test_cluster(tmp_path: Path) -> None:
     with server(tmp_path / "c", "--cluster-enabled", "yes") as port:
         redis.Redis(port=port).execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-        deadline = time.monotonic() + 10
-        while redis.Redis(port=port).cluster("info")["cluster_state"] != "ok":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: redis.Redis(port=port).cluster("info")["cluster_state"] == "ok")
         await assert_works(f"redis+cluster://127.0.0.1:{port}")
 
 

@@ -87,10 +87,10 @@ class Refreshing:
         return CacheEntry.unpack(self.packed(user, bundle))
 
 
-def record_event(redis, user, item, at=1.0):
+def record_event(redis, user, item, at=1.0, keys=KEYS):
     """As the API does."""
-    redis.rpush(KEYS.history(user), item)
-    redis.zadd(KEYS.dirty, {user: at}, nx=True)
+    redis.rpush(keys.history(user), item)
+    redis.zadd(keys.dirty, {user: at}, nx=True)
 
 
 @pytest.fixture
