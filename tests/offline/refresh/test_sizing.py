@@ -1,4 +1,4 @@
-"""The formulas of docs/operations.md, against what Redis says it uses, and the table that is made of them."""
+"""The formulas of docs/cache.md, against what Redis says it uses, and the table that is made of them."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from model_store.cache_keys import EntryLayout, buckets_for
 from offline.redis_connection import connect
 from tests.offline.refresh.conftest import KEYS
 
-OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
+CACHE = Path(__file__).parents[3] / "docs" / "cache.md"
 USERS = 20_000
 
 
@@ -79,14 +79,14 @@ def test_a_history_takes_what_the_manual_says(redis, grown, events, item_id_byte
 
 
 def test_the_manual_has_these_formulas():
-    text = OPERATIONS.read_text(encoding="utf-8")
+    text = CACHE.read_text(encoding="utf-8")
     assert "id + 6 K + 16 + 200 / n" in text
     assert "225 + id + H (item + 2)" in text
 
 
 def test_the_table_of_the_manual_is_made_of_them():
     """Ids of 10 bytes, histories of 50 events, and a tenth more for jemalloc."""
-    text = OPERATIONS.read_text(encoding="utf-8")
+    text = CACHE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) million \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
     assert [int(row[0]) for row in rows] == [1, 10, 100]
     for millions, n, *gigabytes in rows:
