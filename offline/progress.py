@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 _LINE_EVERY_S = 10.0
 
@@ -29,7 +39,7 @@ def say(message: str) -> None:
 def progress(what: str, total: int, unit: str) -> Iterator[Advance]:
     """Report on `total` units of work called `what`."""
     if sys.stderr.isatty():
-        with _bar(what, total) as advance:
+        with _bar(what, total, unit) as advance:
             yield advance
     else:
         lines = _Lines(what, total, unit)
@@ -38,13 +48,14 @@ def progress(what: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Advance]:
+def _bar(what: str, total: int, unit: str) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        _Speed(unit),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -57,6 +68,20 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
                 bar.advance(task, amount)
 
         yield advance
+
+
+def _speed(rate: float, unit: str) -> str:
+    return f"{rate:.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
+
+
+class _Speed(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """How fast it goes, as soon as that is known."""
+        return Text(_speed(task.speed, self._unit) if task.speed else "")
 
 
 @dataclass
@@ -78,7 +103,8 @@ class _Lines:
             self.last = now
             rate = self.done / (now - self.started)
             left = (self.total - self.done) / rate if rate else 0
-            say(f"{self.what}: {self.done}/{self.total} {self.unit}, {left:.0f} s left {self.note}".rstrip())
+            speed = _speed(rate, self.unit)
+            say(f"{self.what}: {self.done}/{self.total} {self.unit}, {speed}, {left:.0f} s left {self.note}".rstrip())
 
     def finish(self) -> None:
         took = time.monotonic() - self.started
