@@ -59,12 +59,12 @@ def refresh_all(
     from offline.refresh.histories import import_histories, users_of_file, users_with_history
     from offline.refresh.job import run_refresh
     from offline.refresh.ledger import Ledger, Plan
+    from offline.refresh.metrics import FullRefreshMetrics, serve_metrics
     from offline.refresh.ray_cluster import LOCAL
     from offline.refresh.ray_worker import WorkerJob
     from offline.refresh.shard_refresh import ShardRefresh
     from offline.refresh.user_plan import user_plan
     from offline.refresh.user_refresh import UserRefresh
-    from offline.refresh.watch_metrics import FullRefreshMetrics, serve_metrics
 
     if ray is not None and ray.address != LOCAL and settings.redis_url is None:
         raise TesseraError(

@@ -105,9 +105,9 @@ def watch_traffic(
     from model_store.cache_keys import Keys
     from offline.redis_connection import connect
     from offline.refresh.followed_version import FollowedVersion
+    from offline.refresh.metrics import WatchMetrics, serve_metrics
     from offline.refresh.watch import Watch
     from offline.refresh.watch_lock import WatchLock
-    from offline.refresh.watch_metrics import WatchMetrics, serve_metrics
 
     stop = Event()
 

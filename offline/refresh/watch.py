@@ -21,12 +21,12 @@ from model_store.errors import TesseraError
 from offline.progress import say
 from offline.refresh.config import RefreshConfig
 from offline.refresh.followed_version import FollowedVersion
+from offline.refresh.metrics import WatchMetrics
 from offline.refresh.priority import PriorityRule
 from offline.refresh.selected_refresh import refresh_selected
 from offline.refresh.selection import Selection, select_everyone, select_marked
 from offline.refresh.served_share import fresh_share
 from offline.refresh.watch_lock import WatchLock
-from offline.refresh.watch_metrics import WatchMetrics
 
 _MOST_MARKED = 50_000
 """Users with news, and as many in demand, that a round looks at; a slice has no time for more."""

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import tessera
 from app.embedded_redis import ensure_running, stop
 from offline.redis_connection import connect
-from offline.refresh.watch_metrics import FullRefreshMetrics
+from offline.refresh.metrics import FullRefreshMetrics
 from tests.app.test_server import free_port
 from tests.cached_entries import cached_users
 from tests.offline.refresh.conftest import KEYS

@@ -10,11 +10,11 @@ from prometheus_client import generate_latest
 from model_store.bundle import ModelStore
 from model_store.decoders.torch_decoder import TorchDecoder
 from offline.refresh.followed_version import FollowedVersion
+from offline.refresh.metrics import WatchMetrics
 from offline.refresh.priority import PriorityRule
 from offline.refresh.served_share import fresh_share
 from offline.refresh.watch import Watch, WatchConfig
 from offline.refresh.watch_lock import WatchLock
-from offline.refresh.watch_metrics import WatchMetrics
 from tests.cached_entries import cached_users, packed_entry, put_packed
 from tests.extended_bundle import extend
 from tests.offline.refresh.conftest import CONFIG, KEYS
