@@ -2,7 +2,7 @@
 
 Measured: GET /recommend/{user} on loopback against `tessera serve` (one worker) with a real Redis, for users at random:
 first of 10,000 with entries of 20 items and histories of 10, then of a million; then, of the million, with and without
-a `tessera refresh --stale` at work on the 200,000 who are marked as having news, in turns (it is stopped and continued
+a `tessera refresh --stale` at work on the 200,000 who have news, in turns (it is stopped and continued
 by signal, so that one process is either there or not). The refresh runs at the lowest priority (`nice -n 19`), with one
 thread, as it should where it shares its cores with the API. Its model is a random one of the shape of `scratch:small`.
 Floor: the same server with nobody beside it.
@@ -88,7 +88,7 @@ def _measure(settings: Settings, bundle: Bundle, redis: Any, many: int, seconds:
         _fill(redis, bundle, range(_FEW, many))
         filled_s = time.perf_counter() - began
         bytes_per_user = (redis.info("memory")["used_memory"] - before) / (many - _FEW)
-        redis.zadd(Keys().dirty, {f"user-{user}": 1.0 for user in range(many // 5)})
+        _record_events(redis, bundle, range(many // 5))
         with _refreshing(variables, redis) as (go, stop):
 
             def beside(name: str, switch: Callable[[], None], connections: int) -> Callable[[], float]:
@@ -138,6 +138,18 @@ def _fill(redis: Any, bundle: Bundle, users: range) -> None:
             pipeline.rpush(keys.history(name), *(item_ids[item] for item in seen))
         for bucket, entries in buckets.items():
             pipeline.hset(bucket, mapping=entries)
+        pipeline.execute()
+
+
+def _record_events(redis: Any, bundle: Bundle, users: range) -> None:
+    """One for each of these users, as the API records it."""
+    keys, item_ids = Keys(), bundle.catalog.item_ids
+    for start in range(users.start, users.stop, _AT_A_TIME):
+        some = range(start, min(start + _AT_A_TIME, users.stop))
+        pipeline = redis.pipeline(transaction=False)
+        for user in some:
+            pipeline.rpush(keys.history(f"user-{user}"), item_ids[user % _ITEMS])
+        pipeline.zadd(keys.dirty, {f"user-{user}": 1.0 for user in some})
         pipeline.execute()
 
 

@@ -1,6 +1,12 @@
 """Being here, it puts the repository root on the import path, so that tests can share `tests.tiny_bundle`."""
 
+import os
+import secrets
+
 import pytest
+
+# vLLM imports Ray, and Ray reads these once: they must be what a cluster of this machine is started with later.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -140,8 +140,8 @@ def _environment(address: str) -> Iterator[None]:
 
 @cache
 def _token() -> str:
-    # One for the life of the process: Ray reads it once.
-    return secrets.token_hex(32)
+    # One for the life of the process: Ray reads it once. One that is set already may have been read.
+    return os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
 
 
 def _keep_quiet() -> None:

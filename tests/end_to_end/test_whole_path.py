@@ -281,7 +281,7 @@ def test_a_training_that_is_killed_goes_on_where_it_was(tmp_path):
         (["train", "--data", "no-such-folder"], "no-such-folder"),
         (["train", "--data", ".", "--recipe", "unheard-of"], "semantic-convergence"),
         (["evaluate", "--data", "no-such-folder", "--version", "no-such-version"], "no-such-version"),
-        (["refresh", "--ray", "auto"], "not built yet"),
+        (["refresh", "--ray", "auto"], "TESSERA_REDIS_URL"),
         (["models", "rollback"], "no earlier version"),
     ],
 )
