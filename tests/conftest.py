@@ -10,5 +10,5 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=8, help="how often test_refresh_kills.py kills a refresh")
-    parser.addoption("--redis-kills", type=int, default=2, help="how often it kills Redis")
+    parser.addoption("--kills", type=int, default=5, help="how often test_refresh_kills.py kills a refresh")
+    parser.addoption("--redis-kills", type=int, default=1, help="how often it kills Redis")
