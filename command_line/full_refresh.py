@@ -109,7 +109,7 @@ def refresh_all(
                 partial=partial,
                 open_decoder=open_decoder,
             )
-            runs = _runs_on_ray(job, ray, shards=-(-plan.buckets // plan.buckets_per_shard))
+            runs = _runs_on_ray(job, ray, shards=plan.shards)
         with runs as run:
             summary = run_refresh(bundle.version, listed, run, ledger, plan, resume=resume, observe=metrics.observe)
     # Some users' entries are no reason to serve another version to all of them.

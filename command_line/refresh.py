@@ -38,9 +38,15 @@ def refresh(
     interval: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between rounds.")] = 10.0,
     scan_every: Annotated[float, typer.Option(min=1, help="With --watch: seconds between looks at all entries.")] = 600,
     max_age: Annotated[
-        int | None, typer.Option(min=0, help="Seconds until an entry is too old; TESSERA_CACHE_MAX_AGE_S by default.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="With --stale or --watch: seconds until an entry is too old; TESSERA_CACHE_MAX_AGE_S by default.",
+        ),
     ] = None,
-    need: Annotated[int, typer.Option(min=1, help="Items of an entry that should still be available.")] = 10,
+    need: Annotated[
+        int, typer.Option(min=1, help="With --stale or --watch: items of an entry that should still be available.")
+    ] = 10,
     metrics_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Serve Prometheus metrics on this port of 127.0.0.1.")
     ] = None,

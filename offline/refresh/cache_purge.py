@@ -4,6 +4,7 @@ from typing import Any
 
 from model_store.cache_keys import Keys
 from model_store.errors import TesseraError
+from offline.refresh.ledger import Ledger
 from offline.refresh.registered_caches import RegisteredCache
 
 _BUCKETS = 1000
@@ -37,7 +38,7 @@ def purge(redis: Any, keys: Keys, cache: RegisteredCache, *, force: bool = False
     # First, or a refresh that is resumed would pass over shards whose entries are gone.
     for version in cache.versions:
         for partial in (False, True):
-            redis.delete(keys.refresh_ledger(version, partial=partial))
+            Ledger(redis, keys, version, partial=partial).close()
     entries = 0
     for start in range(0, layout.buckets, _BUCKETS):
         pipeline = redis.pipeline(transaction=False)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from model_store.cache_entries import packed_bytes
 from model_store.cache_keys import COMPACT_ENTRY_BYTES, COMPACT_USERS, EntryLayout, Keys
 from offline.refresh.entry_scan import scan_entries
+from offline.refresh.ledger import Ledger
 from offline.refresh.registered_caches import RegisteredCache
 
 _SAMPLE_BUCKETS = 256
@@ -180,17 +180,9 @@ def _unfinished(redis: Any, keys: Keys, versions: Iterable[str]) -> list[Unfinis
     found = []
     for version in versions:
         for partial in (False, True):
-            stored = redis.hgetall(keys.refresh_ledger(version, partial=partial))
-            done = [value for field, value in stored.items() if field.isdigit()]
-            if stored:
-                written = sum(int(value.split()[0]) for value in done)
-                found.append(UnfinishedRefresh(version, partial, len(done), _shards_at_most(stored), written))
+            unfinished = Ledger(redis, keys, version, partial=partial).read()
+            if unfinished is not None:
+                most = None if unfinished.plan is None else unfinished.plan.shards
+                written = sum(shard.written for shard in unfinished.done.values())
+                found.append(UnfinishedRefresh(version, partial, len(unfinished.done), most, written))
     return found
-
-
-def _shards_at_most(ledger: dict[bytes, bytes]) -> int | None:
-    try:
-        plan = orjson.loads(ledger[b"plan"])
-        return -(-int(plan["buckets"]) // int(plan["buckets_per_shard"]))
-    except (KeyError, ValueError, TypeError, ZeroDivisionError):
-        return None

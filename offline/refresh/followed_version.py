@@ -1,7 +1,4 @@
-"""The version that is served, opened for refreshes; another one when another is activated.
-
-The version in Redis (`{ns}:active`) wins, else the store's ACTIVE, as in the API (docs/decisions/0007).
-"""
+"""The version that is served, opened for refreshes; another one when another is activated."""
 
 import time
 from collections.abc import Callable
@@ -13,6 +10,7 @@ from model_store.cache_keys import Keys
 from model_store.decoders.protocol import Decoder
 from model_store.errors import BundleNotFound, TesseraError
 from offline.refresh.config import RefreshConfig
+from offline.refresh.registered_caches import served_version
 from offline.refresh.user_refresh import UserRefresh
 
 _RETRY_UNUSABLE_S = 30.0
@@ -65,7 +63,7 @@ class FollowedVersion:
             RedisError: Redis fails.
             TesseraError: nothing is active, or it cannot be opened.
         """
-        version = self._active()
+        version = served_version(self._redis, self._keys, self._store)
         if version is None:
             raise BundleNotFound(
                 f"{self._store.root}: no active version; train one, or `tessera models activate VERSION`"
@@ -81,7 +79,7 @@ class FollowedVersion:
             RedisError: Redis fails.
             TesseraError: it cannot be opened. The old one goes on, and the other is tried again some time later.
         """
-        version = self._active()
+        version = served_version(self._redis, self._keys, self._store)
         if version is None or version == self.open.bundle.version:
             return False
         if version == self._unusable and time.monotonic() < self._retry_at:
@@ -99,10 +97,6 @@ class FollowedVersion:
         """Give back the model's memory and processes."""
         if self._open is not None:
             self._open.decoder.close()
-
-    def _active(self) -> str | None:
-        stored = self._redis.get(self._keys.active)
-        return stored.decode() if stored else self._store.active()
 
     def _opened(self, version: str) -> OpenVersion:
         bundle = self._store.open(version)

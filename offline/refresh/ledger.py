@@ -5,10 +5,10 @@ version. A shard is entered after its entries are in Redis.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from model_store.bundle import Bundle
 from model_store.cache_keys import Keys
@@ -33,12 +33,17 @@ class Plan:
     k: int
     beam_width: int
     buckets: int
-    buckets_per_shard: int
+    buckets_per_shard: Annotated[int, Field(ge=1)]
 
     @classmethod
     def of(cls, bundle: Bundle, config: RefreshConfig, buckets_per_shard: int) -> "Plan":
         """The plan of a refresh that starts now."""
         return cls(config.k, config.beam_width, bundle.entry_layout.buckets, buckets_per_shard)
+
+    @property
+    def shards(self) -> int:
+        """How many there may be; those without a user are none."""
+        return -(-self.buckets // self.buckets_per_shard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,19 @@ class ShardDone:
 
     written: int
     skipped: int
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A refresh that was stopped, or is still running.
+
+    Attributes:
+        plan: its plan; None if it was begun by another Tessera.
+        done: finished shards by number.
+    """
+
+    plan: Plan | None
+    done: dict[int, ShardDone]
 
 
 _PLANS = TypeAdapter(Plan)
@@ -78,6 +96,18 @@ class Ledger:
         self._redis.hset(self._key, _PLAN_FIELD, orjson.dumps(asdict(plan)))
         self._redis.expire(self._key, _TTL_S)
 
+    def read(self) -> Unfinished | None:
+        """What is there; None when there is nothing unfinished."""
+        stored = self._redis.hgetall(self._key)
+        if not stored:
+            return None
+        try:
+            plan = _PLANS.validate_json(stored.pop(_PLAN_FIELD.encode(), b""))
+        except ValidationError:
+            plan = None
+        done = {number: value for number, value in stored.items() if number.isdigit()}
+        return Unfinished(plan, {int(number): ShardDone(*map(int, value.split())) for number, value in done.items()})
+
     def resume(self, plan: Plan) -> tuple[Plan, dict[int, ShardDone]] | None:
         """The plan of the run before, and the shards it has finished; None when there is nothing unfinished.
 
@@ -86,17 +116,16 @@ class Ledger:
         Raises:
             TesseraError: that run had other settings.
         """
-        stored = self._redis.hgetall(self._key)
-        if not stored:
+        unfinished = self.read()
+        if unfinished is None:
             return None
-        try:
-            before = _PLANS.validate_json(stored.pop(_PLAN_FIELD.encode(), b""))
-        except ValidationError:
-            raise self._other("was begun by another Tessera") from None
+        before = unfinished.plan
+        if before is None:
+            raise self._other("was begun by another Tessera")
         for name in ("k", "beam_width", "buckets"):
             if getattr(before, name) != getattr(plan, name):
                 raise self._other(f"has {name} {getattr(before, name)}, not {getattr(plan, name)}")
-        return before, {int(number): ShardDone(*map(int, value.split())) for number, value in stored.items()}
+        return before, unfinished.done
 
     def enter(self, number: int, done: ShardDone) -> None:
         """Note that a shard is finished."""

@@ -29,8 +29,7 @@ def registered_caches(redis: Any, keys: Keys, store: ModelStore) -> list[Registe
     Raises:
         RedisError: Redis fails.
     """
-    stored, pointer = redis.hgetall(keys.caches), redis.get(keys.active)
-    served = pointer.decode() if pointer else store.active()
+    stored, served = redis.hgetall(keys.caches), served_version(redis, keys, store)
     active = None if served is None else cache_version_of(store, served)
     return [
         RegisteredCache(EntryLayout(name, int(buckets)), _line(store, name), name == active)
@@ -52,6 +51,16 @@ def registered_cache(redis: Any, keys: Keys, store: ModelStore, version: str) ->
     if base != version:
         raise TesseraError(f"{version} extends {base} and has no entries of its own: it answers from those of {base}")
     raise TesseraError(f"nothing is cached of {version}; there are entries of: {', '.join(caches) or 'no version'}")
+
+
+def served_version(redis: Any, keys: Keys, store: ModelStore) -> str | None:
+    """The version in Redis, else the store's ACTIVE, as in the API (docs/decisions/0007); None without either.
+
+    Raises:
+        RedisError: Redis fails.
+    """
+    pointer = redis.get(keys.active)
+    return pointer.decode() if pointer else store.active()
 
 
 def cache_version_of(store: ModelStore, version: str) -> str:

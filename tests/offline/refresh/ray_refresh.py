@@ -77,7 +77,7 @@ def refresh_on_ray(workers, bundle, url, users, *, open_decoder=torch_decoder, r
     )
     with user_plan(users, bundle.entry_layout) as listed:
         plan = Plan.of(bundle, CONFIG, listed.buckets_per_shard(CONFIG.shard_users))
-        run = on_ray(job, workers, -(-plan.buckets // plan.buckets_per_shard))
+        run = on_ray(job, workers, plan.shards)
         return run_refresh(bundle.version, listed, run, ledger, plan, resume=resume)
 
 
