@@ -21,6 +21,9 @@ from redis.retry import Retry
 
 from model_store.errors import TesseraError, causes_of
 
+REDIS_FAILURES = (RedisError, RedisClusterException)
+"""What a command can raise. The second is no RedisError: no node of a cluster answers, or none has the slot."""
+
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 60.0
 _RETRIES = 3
@@ -76,7 +79,7 @@ def told(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except RedisError as error:
+    except REDIS_FAILURES as error:
         raise TesseraError(f"{what}: Redis said: {error}") from error
 
 

@@ -12,10 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from redis.exceptions import RedisClusterException, RedisError
-
 from model_store.errors import TesseraError
 from offline.progress import Advance, progress, say
+from offline.redis_connection import REDIS_FAILURES
 from offline.refresh.ledger import Ledger, Plan, ShardDone
 from offline.refresh.shard_refresh import ShardRefresh
 from offline.refresh.user_plan import Shard, UserPlan
@@ -97,8 +96,7 @@ def run_refresh(
                 if observe is not None:
                     rate = (written + skipped - earlier) / max(time.monotonic() - started, 1e-6)
                     observe(users.users, written, skipped, rate)
-    # The second: no node of a cluster answers, or none has the slot.
-    except (RedisError, RedisClusterException) as error:
+    except REDIS_FAILURES as error:
         raise TesseraError(
             f"refresh of {version} stopped, Redis said: {error}; what was written stays, "
             "`tessera refresh --resume` goes on behind it"

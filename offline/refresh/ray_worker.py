@@ -12,13 +12,13 @@ from threading import Lock
 
 import pyarrow as pa
 from pydantic import SecretStr
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisError
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.cache_keys import Keys
 from model_store.decoders.protocol import Decoder
 from model_store.errors import TesseraError
-from offline.redis_connection import connect
+from offline.redis_connection import REDIS_FAILURES, connect
 from offline.refresh.config import RefreshConfig
 from offline.refresh.ledger import Ledger, ShardDone
 from offline.refresh.shard_refresh import ShardRefresh
@@ -71,7 +71,7 @@ class ShardWorker:
         self._refused: Exception | None = None
         try:
             self._refresh = _opened(job)
-        except (TesseraError, RedisError, RedisClusterException) as error:
+        except (TesseraError, *REDIS_FAILURES) as error:
             # Told with the first shard; Ray would try to make the worker again and again.
             self._refused = error
 
@@ -80,7 +80,7 @@ class ShardWorker:
         try:
             done = self._done(shard_of(row))
             became = (done.written, done.skipped, "", False)
-        except (RedisError, RedisClusterException) as error:
+        except REDIS_FAILURES as error:
             became = (0, 0, str(error) or type(error).__name__, True)
         except TesseraError as error:
             became = (0, 0, str(error), False)

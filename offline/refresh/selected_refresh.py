@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError
-
 from model_store.cache_keys import EntryLayout
 from model_store.errors import TesseraError
 from offline.progress import progress
+from offline.redis_connection import REDIS_FAILURES
 from offline.refresh.selection import Selection
 from offline.refresh.user_refresh import UserRefresh
 
@@ -127,7 +126,7 @@ def run_selected_refresh(
                 done += len(batch.rows)
                 written += batch.written
                 advance(len(batch.rows))
-    except RedisError as error:
+    except REDIS_FAILURES as error:
         raise TesseraError(
             f"refresh of {version} stopped, Redis said: {error}; what was written stays, "
             "the same command goes on with the others"

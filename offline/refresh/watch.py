@@ -13,12 +13,12 @@ from threading import Event
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from model_store.cache_keys import Keys
 from model_store.errors import TesseraError
 from offline.progress import say
+from offline.redis_connection import REDIS_FAILURES
 from offline.refresh.config import RefreshConfig
 from offline.refresh.followed_version import FollowedVersion
 from offline.refresh.metrics import WatchMetrics
@@ -88,7 +88,7 @@ class Watch:
             try:
                 pause_s = self.round(stop)
                 failures = 0
-            except RedisError as error:
+            except REDIS_FAILURES as error:
                 pause_s = min(_FIRST_PAUSE_S * 2**failures, _LONGEST_PAUSE_S)
                 failures = min(failures + 1, 16)
                 self._metrics.errors.labels("redis").inc()
@@ -97,7 +97,7 @@ class Watch:
             stop.wait(pause_s)
         try:
             self._lock.release()
-        except RedisError as error:
+        except REDIS_FAILURES as error:
             _log("WARNING", "lock not released, it expires", reason=_reason(error))
 
     def round(self, stop: Event) -> float:
@@ -200,7 +200,7 @@ class Watch:
         self._lock.hold()
 
 
-def _reason(error: RedisError) -> str:
+def _reason(error: Exception) -> str:
     # What the client says of a connection names the address.
     away = isinstance(error, RedisConnectionError | RedisTimeoutError)
     return type(error).__name__ if away else str(error)

@@ -12,7 +12,7 @@ from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
-from offline.redis_connection import connect
+from offline.redis_connection import connect, told
 from offline.refresh.config import RefreshConfig
 from offline.refresh.histories import import_histories, users_with_history
 from offline.refresh.job import on_this_machine, run_refresh
@@ -168,3 +168,11 @@ def test_a_master_killed_during_a_refresh_is_replaced_and_resume_goes_on(nodes, 
     assert (summary.users, summary.coverage) == (90, 1)
     assert cached_users(connect(nodes.url), KEYS, bundle.entry_layout) == set(users)
     assert killed
+
+
+def test_a_cluster_that_is_away_is_one_line_whatever_was_being_done(tmp_path):
+    with cluster(tmp_path) as nodes:
+        client = connect(nodes.url)
+    with pytest.raises(TesseraError, match="cache stats: Redis said") as failure, told("cache stats"):
+        client.hgetall(KEYS.caches)
+    assert "\n" not in str(failure.value)
