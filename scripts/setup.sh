@@ -19,7 +19,7 @@ torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' requirements.lock)
 if [ "$VLLM" = vllm ]; then
     # The CUDA build of torch is what PyPI carries; the lock pins the CPU build of vLLM, so it does not apply here.
     UV_TORCH_BACKEND=${UV_TORCH_BACKEND:-auto} "$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" \
-        --editable '.[model,vllm,ray,dev]'
+        --editable '.[model,vllm,ray,tracing,dev]'
     exit 0
 fi
 
@@ -30,4 +30,4 @@ else
     export UV_TORCH_BACKEND="${UV_TORCH_BACKEND:-cpu}"
 fi
 "$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" --constraint requirements.lock \
-    --editable ".[model,$VLLM,ray,dev]"
+    --editable ".[model,$VLLM,ray,tracing,dev]"

