@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 could not (one line says what, where and what to do), 2 us
 
 import typer
 
-from command_line import cache, events, items, models, refresh, serving, training
+from command_line import cache, events, items, keys, models, refresh, serving, training
 
 app = typer.Typer(
     help="Recommendations written by a language model, served in a millisecond.",
@@ -19,6 +19,7 @@ for group in (training, refresh, serving):
 app.add_typer(cache.cache, name="cache")
 app.add_typer(events.events, name="events")
 app.add_typer(items.items, name="items")
+app.add_typer(keys.keys, name="keys")
 app.add_typer(models.models, name="models")
 
 

@@ -11,16 +11,20 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
-from app import embedded_redis, problems, structured_logging
+from app import embedded_redis, openapi_examples, problems, structured_logging
+from app.access import Access
 from app.active_version import ActiveVersion
-from app.api_keys import ApiKeys, refuse_open_bind
+from app.api_keys import refuse_open_bind
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
+from app.http_protocol import HttpProtocol
+from app.key_file import read_keys
 from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
@@ -34,18 +38,25 @@ from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound
 
 _SHUTDOWN_S = 10
+_BACKLOG = 1024
+_CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _CANCEL_AGAIN_S = 0.2
 
 _logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Wire the application. Nothing is opened before its lifespan starts."""
+    """Wire the application. Nothing but the file of API keys is opened before its lifespan starts.
+
+    Raises:
+        KeyFileInvalid: that file is not as it must be.
+    """
     telemetry = Telemetry()
+    access = Access(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, telemetry) as services:
+        async with _running(settings, telemetry, access) as services:
             app.state.services = services
             yield
 
@@ -53,11 +64,25 @@ def create_app(settings: Settings) -> FastAPI:
         title="Tessera",
         description="Recommendations written by a language model, served in a millisecond.",
         lifespan=lifespan,
+        # Both pages load scripts from other hosts; the document itself is there.
+        docs_url=None,
         redoc_url=None,
+        # It would answer with an address made of the Host header.
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
-    app.state.keys = ApiKeys.parse(settings.api_keys)
+    app.state.access = access
     problems.install(app)
+    openapi_examples.install(app)
     app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(settings.allowed_origins),
+            allow_methods=_CORS_METHODS,
+            allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
     for routes in (recommendations, ranking, events, items, health, metrics):
         app.include_router(routes.router)
     return app
@@ -74,10 +99,11 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal ends it.
 
     Raises:
-        TesseraError: an open address without keys, no active model version, no Redis that could be started, or a Redis
-            URL that cannot be read. Found before anything listens.
+        TesseraError: an open address without keys, a file of keys that cannot be used, no active model version, no
+            Redis that could be started, or a Redis URL that cannot be read. Found before anything listens.
     """
-    refuse_open_bind(ApiKeys.parse(settings.api_keys), host)
+    settings = settings.model_copy(update={"workers": workers})
+    refuse_open_bind(read_keys(settings.api_keys, settings.api_keys_file), host)
     asyncio.run(_check_version(settings))
     structured_logging.configure(settings.log_level)
     options: dict[str, Any] = {
@@ -86,6 +112,11 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        # Nobody may say for another where a request comes from.
+        "proxy_headers": False,
+        "http": HttpProtocol,
+        "ws": "none",
+        "backlog": _BACKLOG,
         "timeout_graceful_shutdown": _SHUTDOWN_S,
     }
     if workers == 1:
@@ -96,7 +127,7 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Services]:
+async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> AsyncIterator[Services]:
     store = ModelStore(settings.store)
     cache = RecommendationCache(await asyncio.to_thread(_redis, settings), settings, telemetry)
     live = LiveDecoding(settings.live_address)
@@ -106,7 +137,6 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
     recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
-    keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
     try:
         await active.start()
@@ -117,6 +147,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
+            ("keys", access.follow()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -125,7 +156,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         # collection would stop requests for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        yield Services(settings, keys, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
+        yield Services(settings, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
         await recommender.settle()
     finally:
         event_refresh.close()

@@ -1,8 +1,9 @@
 """Everything that can go wrong in a request, as RFC 9457 `application/problem+json`.
 
     Problem
-      KeyRequired 401   NotLocal 403   ScopeMissing 403   ItemNotFound 404   BodyTooLarge 413
-      NothingToRankBy 422   QueryNotSupported 501   StorageUnavailable 503   RankingUnavailable 503
+      KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404   BodyTooSlow 408
+      BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429   QueryNotSupported 501
+      Overloaded 503   StorageUnavailable 503   RankingUnavailable 503
 
 Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
 crashes (500, nothing of their inside shown) have the same shape: {type, title, status, detail, request_id, errors?}.
@@ -52,8 +53,9 @@ class Problem(Exception):
     detail: ClassVar[str]
     headers: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         self.shown = detail if detail is not None else self.detail
+        self.shown_headers = {**self.headers, **(headers or {})}
         super().__init__(self.shown)
 
 
@@ -73,7 +75,19 @@ class NotLocal(Problem):
     status = 403
     name = "not-local"
     title = "Only local clients are answered"
-    detail = "No API keys are configured (TESSERA_API_KEYS), so only clients on the server's own machine are answered."
+    detail = (
+        "No API keys are configured (TESSERA_API_KEYS_FILE, TESSERA_API_KEYS), so only clients on the server's own "
+        "machine are answered, at localhost, 127.0.0.1 or [::1]."
+    )
+
+
+class CrossSite(Problem):
+    """No keys are configured and a web page of another origin wants to change something."""
+
+    status = 403
+    name = "cross-site"
+    title = "Not for pages of another origin"
+    detail = "A page of another origin sent this; TESSERA_CORS_ORIGINS lists those that may."
 
 
 class ScopeMissing(Problem):
@@ -94,6 +108,16 @@ class ItemNotFound(Problem):
     detail = "The catalogue of the served model version has no item with this id."
 
 
+class BodyTooSlow(Problem):
+    """The body did not arrive within TESSERA_BODY_TIMEOUT_MS."""
+
+    status = 408
+    name = "body-too-slow"
+    title = "Request body too slow"
+    detail = "The body did not arrive in time; send it again."
+    headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
+
+
 class BodyTooLarge(Problem):
     """More bytes than TESSERA_MAX_BODY_BYTES."""
 
@@ -101,6 +125,15 @@ class BodyTooLarge(Problem):
     name = "body-too-large"
     title = "Request body too large"
     detail = "Send fewer rows per request."
+
+
+class AddressTooLong(Problem):
+    """More bytes of path and query than TESSERA_MAX_ADDRESS_BYTES."""
+
+    status = 414
+    name = "address-too-long"
+    title = "Address too long"
+    detail = "Send long lists in the body of a POST."
 
 
 class NothingToRankBy(Problem):
@@ -112,6 +145,29 @@ class NothingToRankBy(Problem):
     detail = "No item of the history is in the served catalogue; record events of the user, or send history or q."
 
 
+class RateLimited(Problem):
+    """The caller asks more often than it may.
+
+    Args:
+        wait_s: seconds after which a request would be answered.
+        allowed: requests that may come at once.
+    """
+
+    status = 429
+    name = "rate-limited"
+    title = "Too many requests"
+    detail = "More requests than the key may send; see Retry-After."
+
+    def __init__(self, wait_s: int, allowed: int) -> None:
+        headers = {
+            "Retry-After": str(wait_s),
+            "RateLimit-Limit": str(allowed),
+            "RateLimit-Remaining": "0",
+            "RateLimit-Reset": str(wait_s),
+        }
+        super().__init__(headers=headers)
+
+
 class QueryNotSupported(Problem):
     """`q` was given and the served model version has prompts without a place for a query."""
 
@@ -119,6 +175,16 @@ class QueryNotSupported(Problem):
     name = "query-not-supported"
     title = "Text queries are not supported"
     detail = "The served model version cannot take a text query; leave out q."
+
+
+class Overloaded(Problem):
+    """More than TESSERA_MAX_IN_FLIGHT requests are being answered."""
+
+    status = 503
+    name = "overloaded"
+    title = "Too many requests at once"
+    detail = "The server is answering as many requests as it may at once; try again."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
 class StorageUnavailable(Problem):
@@ -167,7 +233,7 @@ def problem_response(
 def render(problem: Problem, request_id: str | None) -> Response:
     """Render an expected problem."""
     return problem_response(
-        problem.status, problem.name, problem.title, problem.shown, request_id=request_id, headers=problem.headers
+        problem.status, problem.name, problem.title, problem.shown, request_id=request_id, headers=problem.shown_headers
     )
 
 
@@ -179,14 +245,43 @@ def crash(request_id: str | None) -> Response:
 
 def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses` of a route: its own problems, and those every route has."""
-    described = {422: "The request is not valid", 500: "The server failed"}
-    everywhere: tuple[type[Problem], ...] = (KeyRequired, NotLocal, BodyTooLarge)
-    for problem in (*everywhere, *problems):
-        others = described.get(problem.status)
-        described[problem.status] = problem.title if others is None else f"{others}; {problem.title}"
     # Not `model`: FastAPI would list application/json beside the media type it really has.
-    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
-    return {status: {"description": description, "content": content} for status, description in described.items()}
+    schema = {"$ref": "#/components/schemas/ProblemBody"}
+    described: dict[int, tuple[list[str], dict[str, Any]]] = {}
+    for status, name, title, detail in (*_EVERYWHERE, *(_described(p) for p in (*_PROBLEMS_EVERYWHERE, *problems))):
+        titles, examples = described.setdefault(status, ([], {}))
+        titles.append(title)
+        body = {"type": f"urn:tessera:problem:{name}", "title": title, "status": status, "detail": detail}
+        examples[name] = {"value": body | {"request_id": "3f1c9a0b7d2e4c58"}}
+    return {
+        status: {
+            "description": "; ".join(titles),
+            "content": {PROBLEM_JSON: {"schema": schema, "examples": examples}},
+        }
+        for status, (titles, examples) in sorted(described.items())
+    }
+
+
+def _described(problem: type[Problem]) -> tuple[int, str, str, str]:
+    return problem.status, problem.name, problem.title, problem.detail
+
+
+_EVERYWHERE = (
+    (400, "bad-request", "Bad request", "There was an error parsing the body"),
+    (422, "invalid-request", "The request is not valid", "1 thing to correct; see errors."),
+    (500, "internal-error", "The server failed", "The failure was logged under this request id."),
+)
+_PROBLEMS_EVERYWHERE: tuple[type[Problem], ...] = (
+    KeyRequired,
+    NotLocal,
+    CrossSite,
+    ScopeMissing,
+    BodyTooSlow,
+    BodyTooLarge,
+    AddressTooLong,
+    RateLimited,
+    Overloaded,
+)
 
 
 def install(app: FastAPI) -> None:

@@ -10,7 +10,9 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.problems import BodyTooLarge, crash, render
+from app.problems import Problem, crash, render
+from app.request_limits import RequestLimits
+from app.security_headers import SECURITY_HEADERS
 from app.settings import Settings
 from app.structured_logging import FIELDS, REQUEST_ID
 from app.telemetry import Telemetry
@@ -27,7 +29,7 @@ class RequestBoundary:
 
     Args:
         app: what answers.
-        settings: body bound, access log.
+        settings: limits, access log.
         telemetry: counts and times.
     """
 
@@ -35,6 +37,8 @@ class RequestBoundary:
         self._app = app
         self._settings = settings
         self._telemetry = telemetry
+        self._limits = RequestLimits(settings)
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -51,15 +55,15 @@ class RequestBoundary:
             if message["type"] == "http.response.start":
                 started = True
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
             await send(message)
 
+        self._in_flight += 1
         try:
-            bounded = await _bounded(scope, receive, self._settings.max_body_bytes)
-            if bounded is None:
-                await render(BodyTooLarge(), request_id)(scope, receive, send_with_id)
-            else:
-                await self._app(scope, bounded, send_with_id)
+            self._limits.check(scope, self._in_flight)
+            await self._app(scope, await self._limits.bounded(scope, receive), send_with_id)
+        except Problem as refused:
+            await render(refused, request_id)(scope, receive, send_with_id)
         except Exception:
             # The end of the line for a defect: logged whole, shown as nothing but its id.
             _logger.exception("request failed", extra={FIELDS: {"route": _route(scope)}})
@@ -67,6 +71,7 @@ class RequestBoundary:
                 raise
             await crash(request_id)(scope, receive, send_with_id)
         finally:
+            self._in_flight -= 1
             self._record(scope, status, perf_counter() - begin)
             REQUEST_ID.reset(token)
 
@@ -90,34 +95,3 @@ def _request_id(scope: Scope) -> str:
 
 def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path_format", None) or "unmatched"
-
-
-async def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive | None:
-    """A `receive` for a body within the limit, None when it is larger."""
-    headers = dict(scope["headers"])
-    declared = headers.get(b"content-length")
-    if declared is not None:
-        # The server holds the sender to the length it declared.
-        return receive if declared.isdigit() and int(declared) <= limit else None
-    if b"transfer-encoding" not in headers:
-        return receive
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            break
-        body += message.get("body", b"")
-        if len(body) > limit:
-            return None
-        if not message.get("more_body", False):
-            break
-    whole: Message | None = {"type": "http.request", "body": body, "more_body": False}
-
-    async def replay() -> Message:
-        nonlocal whole
-        if whole is None:
-            return await receive()
-        message, whole = whole, None
-        return message
-
-    return replay

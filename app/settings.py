@@ -16,6 +16,7 @@ from model_store.cache_keys import DEFAULT_NAMESPACE
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
 _NO_ADDRESS = ("embedded", "none")
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 
@@ -85,10 +86,39 @@ class Settings(BaseSettings):
 
     api_keys: SecretStr | None = Field(
         default=None,
-        description="Comma-separated scope:key pairs, scopes joined by '+': read:K1,read+write:K2,admin:K3. "
-        "Unset: only clients on this machine are answered.",
+        description="Comma-separated scope:key pairs, scopes joined by '+': read:K1,read+write:sha256=HEX,admin:K3. "
+        "Unset, and no file: only clients on this machine are answered.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="File of hashed keys, one a line, read again when it changes."
+    )
+    rate_limit: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Requests per second of one key, or of one address where there are no keys; more are a 429. "
+        "0: no limit.",
+    )
+    rate_burst: int | None = Field(
+        default=None, ge=1, description="Requests of one key that may come at once. Unset: those of one second."
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        description="Comma-separated origins (https://shop.example) whose pages may use the API from a browser.",
     )
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest request body; a larger one is a 413.")
+    body_timeout_ms: int = Field(
+        default=10_000, ge=1, description="How long a request's body may take to arrive; a slower one is a 408."
+    )
+    max_address_bytes: int = Field(
+        default=1 << 15, ge=1024, le=3 << 14, description="Longest path and query together; a longer one is a 414."
+    )
+    max_in_flight: int = Field(
+        default=1000, ge=1, description="Requests that one worker answers at once; more are a 503. Not for /health."
+    )
+    workers: int = Field(
+        default=1, ge=1, description="API processes that share the rate limits; `tessera serve --workers` sets it."
+    )
     active_poll_ms: int = Field(
         default=500, ge=10, description="How often a worker looks for a newly activated model version."
     )
@@ -119,10 +149,22 @@ class Settings(BaseSettings):
             raise ValueError("DEBUG, INFO, WARNING or ERROR")
         return value.upper()
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, value: str | None) -> str | None:
+        if not all(map(_ORIGIN.fullmatch, _parts(value))):
+            raise ValueError("comma-separated origins like https://shop.example or http://localhost:3000, no '*'")
+        return value
+
     @model_validator(mode="after")
     def _keys_can_be_read(self) -> Self:
         ApiKeys.parse(self.api_keys)
         return self
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins of `cors_origins`, in small letters."""
+        return frozenset(_parts(self.cors_origins))
 
     @property
     def live_address(self) -> str | None:
@@ -138,3 +180,7 @@ class Settings(BaseSettings):
                 continue
             values[f"TESSERA_{name.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return values
+
+
+def _parts(text: str | None) -> list[str]:
+    return [part.strip().lower() for part in (text or "").split(",") if part.strip()]

@@ -70,7 +70,7 @@ async def running(settings: Settings, address: tuple[str, int] = ("127.0.0.1", 4
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, client=address)
-        async with httpx.AsyncClient(transport=transport, base_url="http://tessera") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield RunningApp(app.state.services, client)
 
 

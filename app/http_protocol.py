@@ -1,0 +1,108 @@
+"""HTTP/1.1 on a connection, by uvicorn and httptools, with the bounds these do not have.
+
+A head (request line and headers) has a largest size, a largest number of headers and a time to arrive; what is not
+HTTP is answered by a problem too.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.problems import problem_response
+from app.security_headers import SECURITY_HEADERS
+
+MAX_HEAD_BYTES = 1 << 16
+MAX_HEADERS = 100
+
+
+class _HeadTooLarge(Exception):
+    """Of use only to end the parser's work."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Attributes:
+        head_timeout_s: how long a head may take, from the first byte or the opening of the connection.
+    """
+
+    head_timeout_s = 10.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._in_head = True
+        self._too_large = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of a head are counted."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_timer is None:
+                self._await_head()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._too_large = True
+            self.send_400_response("")
+
+    def on_headers_complete(self) -> None:
+        """Check a whole head and begin to answer."""
+        self._in_head = False
+        self._stop_timer()
+        if len(self.headers) > MAX_HEADERS or (
+            # The bytes that came may include some of the body.
+            self._head_bytes > MAX_HEAD_BYTES
+            and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES
+        ):
+            self._too_large = True
+            raise _HeadTooLarge
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next bytes are those of another head."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be read, or is too large to be read, and close."""
+        if self._too_large:
+            answer = problem_response(
+                431,
+                "head-too-large",
+                "Request head too large",
+                f"Send at most {MAX_HEADERS} headers, and {MAX_HEAD_BYTES} bytes of address and headers.",
+                request_id=None,
+            )
+        else:
+            answer = problem_response(400, "bad-request", "Bad request", "This is not HTTP/1.1.", request_id=None)
+        lines = [STATUS_LINE[answer.status_code]]
+        for name, value in (*answer.raw_headers, *SECURITY_HEADERS, (b"connection", b"close")):
+            lines += [name, b": ", value, b"\r\n"]
+        self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
+        self.transport.close()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_late)
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
