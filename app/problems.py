@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 PROBLEM_JSON = "application/problem+json"
 _MAX_ERRORS = 50
+_MAX_NAME = 100
 _TITLES = {400: "Bad request", 404: "No such page", 405: "Method not allowed"}
 
 
@@ -295,7 +296,10 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         found = error.errors()
         # What was sent is not repeated: it may hold histories.
-        errors = [{"location": list(e["loc"]), "message": e["msg"], "type": e["type"]} for e in found[:_MAX_ERRORS]]
+        errors = [
+            {"location": list(map(_shown, e["loc"])), "message": e["msg"], "type": e["type"]}
+            for e in found[:_MAX_ERRORS]
+        ]
         detail = f"{len(found)} thing{'s' if len(found) > 1 else ''} to correct; see errors."
         return problem_response(
             422, "invalid-request", "The request is not valid", detail, request_id=_request_id(request), errors=errors
@@ -330,6 +334,11 @@ def _describe_body(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _shown(part: str | int) -> str | int:
+    """A part of a location. The name of an unknown field is the caller's own: of any length, and of any characters."""
+    return part if isinstance(part, int) else part[:_MAX_NAME].encode("utf-8", "replace").decode()
 
 
 def _request_id(request: Request) -> str | None:

@@ -19,8 +19,8 @@ _MAX_EXCLUDED = 1000
 _MAX_ALLOWED = MAX_RANKED
 _MAX_CATEGORIES = 20
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""A user's or an item's id."""
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f\ufffd]+$")]
+"""A user's or an item's id. U+FFFD stands for bytes that were no UTF-8: different ids would become the same."""
 
 QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY)]
 """What somebody asks for in words."""
