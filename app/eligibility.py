@@ -92,8 +92,9 @@ class Eligibility:
             prices = self._catalog.prices[items]
             low = -np.inf if item_filter.price_min is None else item_filter.price_min
             high = np.inf if item_filter.price_max is None else item_filter.price_max
-            # NaN, the unknown price, compares as False with both.
-            checks["price"] = (prices >= np.float32(low)) & (prices <= np.float32(high))
+            # NaN, the unknown price, compares as False with both. What is too large for a price becomes infinite.
+            with np.errstate(over="ignore"):
+                checks["price"] = (prices >= np.float32(low)) & (prices <= np.float32(high))
         if item_filter.categories:
             nobody = np.empty(0, dtype=np.int32)
             checks["category"] = np.logical_and.reduce(

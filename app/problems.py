@@ -1,9 +1,9 @@
 """Everything that can go wrong in a request, as RFC 9457 `application/problem+json`.
 
     Problem
-      KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404   BodyTooSlow 408
-      BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429   QueryNotSupported 501
-      Overloaded 503   StorageUnavailable 503   RankingUnavailable 503
+      BadAddress 400   KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404
+      BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429
+      QueryNotSupported 501   Overloaded 503   StorageUnavailable 503   RankingUnavailable 503
 
 Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
 crashes (500, nothing of their inside shown) have the same shape: {type, title, status, detail, request_id, errors?}.
@@ -58,6 +58,15 @@ class Problem(Exception):
         self.shown = detail if detail is not None else self.detail
         self.shown_headers = {**self.headers, **(headers or {})}
         super().__init__(self.shown)
+
+
+class BadAddress(Problem):
+    """A path that no route could take for what it is: patterns of paths end at a line break."""
+
+    status = 400
+    name = "bad-address"
+    title = "Not an address"
+    detail = "The path holds a line break, which no id has."
 
 
 class KeyRequired(Problem):
@@ -273,6 +282,7 @@ _EVERYWHERE = (
     (500, "internal-error", "The server failed", "The failure was logged under this request id."),
 )
 _PROBLEMS_EVERYWHERE: tuple[type[Problem], ...] = (
+    BadAddress,
     KeyRequired,
     NotLocal,
     CrossSite,

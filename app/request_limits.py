@@ -5,7 +5,7 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope
 
-from app.problems import AddressTooLong, BodyTooLarge, BodyTooSlow, Overloaded
+from app.problems import AddressTooLong, BadAddress, BodyTooLarge, BodyTooSlow, Overloaded
 from app.settings import Settings
 
 _UNCOUNTED = "/health/"
@@ -32,12 +32,14 @@ class RequestLimits:
             in_flight: requests that are being answered, this one included.
 
         Raises:
-            Problem: Overloaded or AddressTooLong.
+            Problem: Overloaded, AddressTooLong or BadAddress.
         """
         if in_flight > self._max_in_flight and not scope["path"].startswith(_UNCOUNTED):
             raise Overloaded
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self._max_address:
             raise AddressTooLong
+        if "\n" in scope["path"]:
+            raise BadAddress
 
     async def bounded(self, scope: Scope, receive: Receive) -> Receive:
         """A `receive` for a body that is there as a whole.

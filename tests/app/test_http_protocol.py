@@ -172,11 +172,14 @@ def test_a_head_that_does_not_come_ends_the_connection(port: int, begin: bytes) 
 
 
 def test_a_head_that_drips_ends_the_connection(port: int) -> None:
-    started = time.monotonic()
-    with connection(port) as to_server, pytest.raises((BrokenPipeError, ConnectionResetError)):
+    def drip(to_server: socket.socket) -> None:
         while time.monotonic() < started + 5:
             to_server.sendall(b"X")
             time.sleep(0.02)
+
+    started = time.monotonic()
+    with connection(port) as to_server, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        drip(to_server)
     assert time.monotonic() - started < HEAD_TIMEOUT_S + 2
 
 

@@ -29,6 +29,11 @@ async def test_address_of_the_largest_length_is_read(settings: Settings, stored:
         assert_problem(await app.client.get(fits + "&exclude=b" * 90), 414, "address-too-long")
 
 
+@pytest.mark.parametrize("target", ["/recommend/ann%0A", "/recommend/a%0Ann", "/users/ann/history%0A", "/popular%0A"])
+async def test_a_line_break_in_a_path_makes_no_other_id_of_it(client: httpx.AsyncClient, target: str) -> None:
+    assert_problem(await client.get(target), 400, "bad-address")
+
+
 async def test_body_that_comes_too_slowly(settings: Settings, stored: object) -> None:
     gone = asyncio.Event()
 
