@@ -176,6 +176,15 @@ def test_service_is_not_root_on_a_read_only_root_without_capabilities(name: str)
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_service_cannot_start_processes_without_end(name: str) -> None:
+    assert 0 < SERVICES[name]["pids_limit"] <= 4096
+
+
+def test_memory_of_what_answers_other_machines_is_bounded() -> None:
+    assert re.fullmatch(r"[1-9]\d*g", SERVICES["api"]["mem_limit"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_service_has_a_health_check_unless_it_is_a_job(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check == {"disable": True} if name in JOBS else check["test"][0] in ("CMD", "CMD-SHELL")

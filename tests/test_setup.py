@@ -67,6 +67,41 @@ def test_help_lists_every_target_of_the_makefile() -> None:
     assert all(listed.values())
 
 
+def recipe(target: str) -> list[str]:
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    return re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1].splitlines()  # type: ignore[index]
+
+
+def test_check_ends_with_the_audit() -> None:
+    assert recipe("check")[-1].split()[-1] == "audit"
+
+
+def audited(folder: Path, tool: str) -> subprocess.CompletedProcess[str]:
+    """`make audit` in an environment with this pip-audit, an empty text for none."""
+    (folder / "bin").mkdir(parents=True)
+    if tool:
+        (folder / "bin" / "pip-audit").write_text(f"#!/bin/sh\n{tool}\n")
+        (folder / "bin" / "pip-audit").chmod(0o755)
+    (folder / ".ready").touch()
+    command = ["make", "--no-print-directory", "audit", f"VENV={folder}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_audit_asks_about_the_whole_lock_and_passes_when_told_nothing_bad(tmp_path: Path) -> None:
+    done = audited(tmp_path / "venv", 'echo "$@"')
+    assert done.returncode == 0
+    assert "--strict" in done.stdout
+    assert "--requirement requirements.lock" in done.stdout
+    assert "failed" not in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["exit 1", "exit 3", ""])
+def test_audit_that_could_not_ask_fails_and_says_so(tmp_path: Path, tool: str) -> None:
+    done = audited(tmp_path / "venv", tool)
+    assert done.returncode != 0
+    assert "audit: failed" in done.stderr
+
+
 @pytest.mark.parametrize("script", ["scripts/setup.sh", ".ci/run"])
 def test_script_is_executable_and_parses(script: str) -> None:
     path = ROOT / script
