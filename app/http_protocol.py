@@ -1,7 +1,7 @@
 """HTTP/1.1 on a connection, by uvicorn and httptools, with the bounds these do not have.
 
-A head (request line and headers) has a largest size, a largest number of headers and a time to arrive; what is not
-HTTP is answered by a problem too.
+A head (request line and headers) has a largest size, a largest number of headers and a time to arrive; an answer has a
+time to be taken; what is not HTTP is answered by a problem too.
 """
 
 import asyncio
@@ -25,9 +25,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     Attributes:
         head_timeout_s: how long a head may take, from the first byte or the opening of the connection.
+        write_timeout_s: how long a client may leave more than a buffer full of answers unread.
     """
 
     head_timeout_s = 10.0
+    write_timeout_s = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,6 +37,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._too_large = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -44,7 +47,26 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        self._stop_write_timer()
+        self._write_timer = self.loop.call_later(self.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, at once if the client has not even read its answer."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a head are counted."""
@@ -106,3 +128,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

@@ -11,22 +11,30 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from app.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, HttpProtocol
 
 HEAD_TIMEOUT_S = 0.4
+WRITE_TIMEOUT_S = 0.5
+LARGE = 50_000_000
 
 
 class ImpatientProtocol(HttpProtocol):
     """Waits less, so that tests need not."""
 
     head_timeout_s = HEAD_TIMEOUT_S
+    write_timeout_s = WRITE_TIMEOUT_S
+
+
+async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer that any buffer has room for, or one that none has."""
+    await PlainTextResponse(b"a" * LARGE if scope["path"] == "/large" else b"here")(scope, receive, send)
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    app = PlainTextResponse("here")
-    config = uvicorn.Config(app, port=0, http=ImpatientProtocol, lifespan="off", log_level="critical", ws="none")
+    config = uvicorn.Config(answers, port=0, http=ImpatientProtocol, lifespan="off", log_level="critical", ws="none")
     server = uvicorn.Server(config)
     listener = config.bind_socket()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
@@ -190,3 +198,14 @@ def test_a_connection_that_waits_between_requests_is_kept(port: int) -> None:
             to_server.sendall(one)
             assert_served(to_server)
             time.sleep(1.5 * HEAD_TIMEOUT_S)
+
+
+def test_an_answer_that_nobody_reads_is_given_up(port: int) -> None:
+    with connection(port) as to_server:
+        to_server.sendall(request(target=b"/large"))
+        time.sleep(3 * WRITE_TIMEOUT_S)
+        assert len(said(to_server)) < LARGE
+
+
+def test_a_large_answer_that_is_read_comes_whole(port: int) -> None:
+    assert len(answer(port, request(target=b"/large"))) > LARGE

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.rate_limit import MAX_CALLERS, RateLimit
 from app.settings import Settings
 from tests.app.conftest import running
+from tests.app.running_server import served
 from tests.app.test_problems import assert_problem
 
 SLOW, FAST = "slow-" + "s" * 16, "fast-" + "f" * 16
@@ -113,3 +115,11 @@ async def test_without_keys_an_address_is_limited(settings: Settings, stored: ob
     async with running(settings.model_copy(update={"rate_limit": 0.1, "rate_burst": 2})) as app:
         statuses = [(await app.client.get("/popular")).status_code for _ in range(4)]
     assert statuses == [200, 200, 429, 429]
+
+
+def test_workers_of_a_server_share_the_rate(settings: Settings, stored: object) -> None:
+    with served(settings.model_copy(update={"rate_limit": 0.001, "rate_burst": 6}), workers=2) as client:
+        # A new connection each time, so that both workers get some.
+        statuses = [httpx.get(f"{client.base_url}/popular", timeout=10).status_code for _ in range(60)]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) <= 6
