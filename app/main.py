@@ -5,7 +5,8 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -22,6 +23,7 @@ from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
+from app.process_watch import ProcessWatch
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.redis_connection import RedisClient, connect
@@ -30,6 +32,7 @@ from app.routes import events, health, items, metrics, ranking, recommendations
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
+from app.tracing import check_tracing, open_tracing
 from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound
 
@@ -39,9 +42,17 @@ _CANCEL_AGAIN_S = 0.2
 _logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Wire the application. Nothing is opened before its lifespan starts."""
-    telemetry = Telemetry()
+def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) -> FastAPI:
+    """Wire the application. Nothing is opened before its lifespan starts.
+
+    Args:
+        settings: the deployment.
+        clock: Unix seconds, of the windows of /latency.
+
+    Raises:
+        TracingUnusable: traces are asked for and OpenTelemetry is not installed.
+    """
+    telemetry = Telemetry(open_tracing(settings.traces_endpoint, settings.traces_share, "tessera-api"), clock=clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,10 +85,11 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal ends it.
 
     Raises:
-        TesseraError: an open address without keys, no active model version, no Redis that could be started, or a Redis
-            URL that cannot be read. Found before anything listens.
+        TesseraError: an open address without keys, no active model version, no Redis that could be started, a Redis
+            URL that cannot be read, or traces asked for without OpenTelemetry. Found before anything listens.
     """
     refuse_open_bind(ApiKeys.parse(settings.api_keys), host)
+    check_tracing(settings.traces_endpoint)
     asyncio.run(_check_version(settings))
     structured_logging.configure(settings.log_level)
     options: dict[str, Any] = {
@@ -99,7 +111,7 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
 async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Services]:
     store = ModelStore(settings.store)
     cache = RecommendationCache(await asyncio.to_thread(_redis, settings), settings, telemetry)
-    live = LiveDecoding(settings.live_address)
+    live = LiveDecoding(settings.live_address, tracing=telemetry.tracing)
     active = ActiveVersion(store, cache, settings, telemetry)
     freshness = Freshness(cache, telemetry)
     entries = EntryDecoding(live, cache, freshness, settings)
@@ -117,6 +129,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
+            ("process", ProcessWatch(telemetry.process, active, cache, live).run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -133,7 +146,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         await freshness.flush()
         await live.aclose()
         await cache.aclose()
-        telemetry.close()
+        await asyncio.to_thread(telemetry.close)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

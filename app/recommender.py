@@ -110,6 +110,9 @@ class Recommender:
         if draft.personal and draft.wanted.user_id is not None:
             self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.outdated)
         answer = draft.finish()
+        if self._telemetry.tracing is not None:
+            said = {"model_version": answer.model_version, "degraded": answer.degraded, "items": len(answer.items)}
+            self._telemetry.tracing.note(**said)
         for reason, count in draft.given().items():
             self._telemetry.items.labels(reason).inc(count)
         if answer.degraded:

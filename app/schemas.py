@@ -1,6 +1,7 @@
 """Request bodies and query parameters, and the answers that are not recommendations. Unknown names are errors."""
 
 from datetime import UTC, datetime
+from enum import IntEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -307,7 +308,22 @@ class Liveness(BaseModel):
     status: str
 
 
-class LatencyAnswer(BaseModel):
-    """Request times of all workers since the server started."""
+class Minutes(IntEnum):
+    """How far /latency looks back."""
 
+    ONE = 1
+    FIVE = 5
+    SIXTY = 60
+
+
+class LatencyParameters(Asked):
+    """Which window."""
+
+    minutes: Minutes = Field(default=Minutes.FIVE, description="How far back, to within ten seconds.")
+
+
+class LatencyAnswer(BaseModel):
+    """Request times of all workers of this server, within a window."""
+
+    minutes: int
     latencies: list[Latency]
