@@ -1,11 +1,12 @@
 """OpenTelemetry traces: a span for each request, children for its stages, sent to an OTLP/HTTP collector.
 
-Off, and OpenTelemetry not even imported, unless `TESSERA_TRACES_ENDPOINT` is set. Spans wait in a bounded queue that a
+Off, and nothing of it loaded, unless `TESSERA_TRACES_ENDPOINT` is set. Spans wait in a bounded queue that a
 thread sends off; with a collector that is away they are dropped, and no request waits. Attributes name routes, sources
 and versions, never users, items or keys.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -110,8 +111,11 @@ class Tracing:
         return carrier
 
     def close(self) -> None:
-        """Send what is waiting, for as long as the exporter's timeout, and stop."""
-        self._provider.shutdown()
+        """Send what is waiting, for five seconds at most, and stop."""
+        # With a collector that takes and never answers, the library would wait for every batch.
+        stopping = threading.Thread(target=self._provider.shutdown, name="traces-shutdown", daemon=True)
+        stopping.start()
+        stopping.join(_EXPORT_TIMEOUT_S)
 
 
 class RequestSpan:

@@ -1,12 +1,17 @@
 """Whose work a decode is: the id in its log lines and the trace it continues, as the API says in its headers."""
 
+import logging
+from time import perf_counter
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.request_boundary import request_id_of
-from app.structured_logging import REQUEST_ID
+from app.structured_logging import FIELDS, REQUEST_ID
 from app.tracing import Tracing
 
 _DECODE = "/decode"
+
+_logger = logging.getLogger(__name__)
 
 
 class CallerContext:
@@ -29,15 +34,15 @@ class CallerContext:
         scope["request_id"] = request_id = request_id_of(scope)
         token = REQUEST_ID.set(request_id)
         try:
-            if self._tracing is None or scope["path"] != _DECODE:
-                await self._app(scope, receive, send)
+            if scope["path"] == _DECODE:
+                await self._decode(scope, receive, send)
             else:
-                await self._traced(self._tracing, scope, receive, send)
+                await self._app(scope, receive, send)
         finally:
             REQUEST_ID.reset(token)
 
-    async def _traced(self, tracing: Tracing, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 500
+    async def _decode(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begin, status = perf_counter(), 500
 
         async def noting_status(message: Message) -> None:
             nonlocal status
@@ -45,8 +50,11 @@ class CallerContext:
                 status = message["status"]
             await send(message)
 
-        span = tracing.begin(scope["headers"])
+        span = self._tracing.begin(scope["headers"]) if self._tracing is not None else None
         try:
             await self._app(scope, receive, noting_status)
         finally:
-            span.end(scope["method"], _DECODE, status)
+            fields = {"status": status, "ms": round((perf_counter() - begin) * 1000, 3)}
+            _logger.debug("decode", extra={FIELDS: fields})
+            if span is not None:
+                span.end(scope["method"], _DECODE, status)
