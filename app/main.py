@@ -129,7 +129,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
-            ("process", ProcessWatch(telemetry.process, active, cache, live).run()),
+            ("process", ProcessWatch(telemetry.process, active, cache, live, settings).run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)

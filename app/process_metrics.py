@@ -30,6 +30,12 @@ class ProcessGauges:
             registry=registry,
             buckets=_LAG_BUCKETS_S,
         )
+        self.cache_max_age_seconds = Gauge(
+            "tessera_cache_max_age_seconds",
+            "Age from which an entry is stale: TESSERA_CACHE_MAX_AGE_S.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.redis_connections = of_all("tessera_redis_connections", "Connections to Redis: used, idle.", ("state",))
         self.breaker_open = of_all(
             "tessera_breaker_open", "Workers that leave a failing part alone for now: redis, decoder.", ("part",)

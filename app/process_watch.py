@@ -11,6 +11,7 @@ from app.active_version import ActiveVersion
 from app.live_decoding import LiveDecoding
 from app.process_metrics import ProcessGauges
 from app.recommendation_cache import RecommendationCache
+from app.settings import Settings
 
 _PAUSE_S = 0.5
 _PROC = Path("/proc/self")
@@ -20,8 +21,14 @@ class ProcessWatch:
     """Keeps the gauges of one worker true."""
 
     def __init__(
-        self, gauges: ProcessGauges, active: ActiveVersion, cache: RecommendationCache, live: LiveDecoding
+        self,
+        gauges: ProcessGauges,
+        active: ActiveVersion,
+        cache: RecommendationCache,
+        live: LiveDecoding,
+        settings: Settings,
     ) -> None:
+        self._max_age_s = settings.cache_max_age_s
         self._gauges = gauges
         self._active = active
         self._cache = cache
@@ -33,6 +40,7 @@ class ProcessWatch:
         """Look twice a second until cancelled."""
         self._gauges.workers.set(1)
         self._gauges.started.set(time.time())
+        self._gauges.cache_max_age_seconds.set(self._max_age_s)
         while True:
             self._look()
             asked = time.perf_counter() + _PAUSE_S
