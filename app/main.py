@@ -28,7 +28,7 @@ from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.redis_connection import RedisClient, connect
 from app.request_boundary import RequestBoundary
-from app.routes import events, health, items, metrics, ranking, recommendations
+from app.routes import events, health, items, metrics, ranking, recommendations, why_not
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
@@ -69,7 +69,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.keys = ApiKeys.parse(settings.api_keys)
     problems.install(app)
     app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
-    for routes in (recommendations, ranking, events, items, health, metrics):
+    for routes in (recommendations, ranking, why_not, events, items, health, metrics):
         app.include_router(routes.router)
     return app
 

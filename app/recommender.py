@@ -145,7 +145,7 @@ class Recommender:
             return
         candidates = draft.open_entry()[:MAX_ITEMS]
         if wanted.explain:
-            draft.count_removed(draft.model.items_of_codes(draft.entry.codes_KL))
+            draft.note_removed(draft.model.items_of_codes(draft.entry.codes_KL))
         if not len(candidates):
             return
         # Filtered already, so the decoder needs no filter.
@@ -162,7 +162,7 @@ class Recommender:
             items = draft.model.items_of_codes(draft.entry.codes_KL)
             draft.add(items, draft.entry.scores, "cache", "stale_cache" if draft.stale else "cache")
             if draft.wanted.explain:
-                draft.count_removed(items)
+                draft.note_removed(items)
         self._telemetry.cache_age_seconds.observe(draft.entry_age_s)
 
     async def _from_live(self, draft: Draft) -> None:
@@ -179,7 +179,9 @@ class Recommender:
     async def _live_answer(self, draft: Draft, decode: Coroutine[Any, Any, LiveAnswer]) -> LiveAnswer | None:
         try:
             with self._telemetry.stage("live", draft.timings_ms):
-                return await decode
+                answer = await decode
+                draft.live_engine = answer.generator
+                return answer
         except LiveDecodingUnavailable as error:
             self._telemetry.live_unavailable.labels(error.reason).inc()
             draft.unavailable["decoder"] = error.reason
