@@ -31,6 +31,7 @@ from app.recommendation import Recommendation, Wanted
 from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
 from app.served_model import ServedModel
 from app.settings import Settings
+from app.structured_logging import TRACE_ID
 from app.telemetry import Telemetry
 from model_store.prefix_trie import EligibleItems
 
@@ -110,7 +111,7 @@ class Recommender:
         if draft.personal and draft.wanted.user_id is not None:
             self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.outdated)
         answer = draft.finish()
-        if self._telemetry.tracing is not None:
+        if self._telemetry.tracing is not None and TRACE_ID.get() is not None:
             said = {"model_version": answer.model_version, "degraded": answer.degraded, "items": len(answer.items)}
             self._telemetry.tracing.note(**said)
         for reason, count in draft.given().items():

@@ -18,6 +18,9 @@ from app.telemetry import Telemetry
 SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
 
+_UNTRACED = ("/health/", "/metrics")
+"""Asked every few seconds by machines."""
+
 _logger = logging.getLogger(__name__)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -46,7 +49,9 @@ class RequestBoundary:
         scope["request_id"] = request_id = request_id_of(scope)
         token = REQUEST_ID.set(request_id)
         tracing = self._telemetry.tracing
-        span = tracing.begin(scope["headers"]) if tracing is not None else None
+        span = None
+        if tracing is not None and not scope["path"].startswith(_UNTRACED):
+            span = tracing.begin(scope["headers"])
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, started

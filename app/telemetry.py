@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from app.latency_windows import LatencyWindows
 from app.process_metrics import ProcessGauges
+from app.structured_logging import TRACE_ID
 from app.tracing import Tracing
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -149,7 +150,8 @@ class Telemetry:
         """Time a stage of one answer, for its explanation, for the histogram and as a span."""
         begin = perf_counter()
         try:
-            if self.tracing is None:
+            # Only what is in a trace has its id.
+            if self.tracing is None or TRACE_ID.get() is None:
                 yield
             else:
                 with self.tracing.span(name):

@@ -29,8 +29,8 @@ class WhyNot:
         last_score: the same of the list's last item.
         score_unavailable: why there are no scores: no_history, or the live decode's trouble.
         shared_codes: leading codes that it has in common with the item of the list it is most like.
-        outranked_at_level: the first level, from 1, on which the whole list has other codes than it; None for an item of
-            the list, or beside an empty one.
+        outranked_at_level: the first level, from 1, on which the whole list has other codes than it; None for an item
+            of the list, or beside an empty one.
     """
 
     user_id: str

@@ -77,7 +77,9 @@ async def test_share_is_held_and_callers_are_followed(settings: Settings, cache:
         collector.spans.clear()
         async with running(half) as app:
             for _ in range(200):
+                await app.client.get("/models")
                 await app.client.get("/health/live")
+        assert {one.name for one in collector.spans} == {"GET /models"}
         assert 60 < len(collector.spans) < 140
 
 
@@ -103,6 +105,6 @@ async def test_a_collector_that_is_away_or_silent_costs_requests_nothing(
                 if round_ % 100 == 0:
                     await asyncio.sleep(0.15)
             ending = time.perf_counter()
-        # The exporter's timeout is five seconds.
-        assert slowest < 2.5
-        assert time.perf_counter() - ending < 8
+        # A request that waited for the exporter would wait for its timeout of five seconds, the end for many of them.
+        assert slowest < 4
+        assert time.perf_counter() - ending < 15
