@@ -33,7 +33,7 @@ RUN --mount=type=cache,target=/var/cache/uv \
 
 FROM build AS api-build
 RUN --mount=type=cache,target=/var/cache/uv \
-    /opt/uv/bin/uv pip install --quiet --constraints requirements.lock --requirements pyproject.toml
+    /opt/uv/bin/uv pip install --quiet --constraints requirements.lock --requirements pyproject.toml --extra tracing
 RUN --mount=type=bind,from=wheel,source=/opt/wheel,target=/opt/wheel \
     /opt/uv/bin/uv pip install --quiet --no-deps /opt/wheel/*.whl
 
@@ -47,11 +47,12 @@ ARG TORCH_BACKEND=cpu
 # The lock pins the CPU build of vLLM and what it needs; the CUDA build needs other versions of the same packages.
 RUN --mount=type=cache,target=/var/cache/uv \
     if [ "$VLLM" = vllm ]; then \
-        /opt/uv/bin/uv pip install --quiet --requirements pyproject.toml --extra model --extra vllm \
+        /opt/uv/bin/uv pip install --quiet --requirements pyproject.toml --extra model --extra tracing --extra vllm \
             ${RAY:+--extra "$RAY"}; \
     else \
         /opt/uv/bin/uv pip install --quiet --constraints requirements.lock --requirements pyproject.toml \
-            --extra model ${VLLM:+--extra "$VLLM"} ${RAY:+--extra "$RAY"} ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"}; \
+            --extra model --extra tracing ${VLLM:+--extra "$VLLM"} ${RAY:+--extra "$RAY"} \
+            ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"}; \
     fi
 RUN --mount=type=bind,from=wheel,source=/opt/wheel,target=/opt/wheel \
     /opt/uv/bin/uv pip install --quiet --no-deps /opt/wheel/*.whl

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.eligibility import ItemFilter
+from app.explanation import explanation
 from app.prefix_quota import PrefixQuota
 from app.recommendation import (
     ExplainedRecommendation,
-    Explanation,
     Option,
     RankedItem,
     Reason,
@@ -69,7 +69,10 @@ class Draft:
         """Whether this answer's decode is kept as the user's entry."""
         self.not_applied: dict[Option, str] = {}
         """Options that the list is made without, and why."""
-        self.removed: dict[str, int] = {}
+        self.removed: dict[str, NDArray[np.intp]] = {}
+        """Places in the cached list, from 0, of the items that each rule removes."""
+        self.live_engine: str | None = None
+        """What decoded live for this answer."""
         self._scores: list[float] = []
         self._reasons: list[Reason] = []
         self._source: Source = "popular"
@@ -165,19 +168,25 @@ class Draft:
                 self._scores.append(score)
                 self._reasons.append(reason)
 
-    def count_removed(self, items: NDArray[np.integer]) -> None:
-        """Note for the explanation what the rules remove of a cached list."""
-        items = items[items >= 0]
-        self.removed = {
-            "seen": int(np.count_nonzero(np.isin(items, self.history))),
-            "excluded": int(np.count_nonzero(np.isin(items, self.excluded))),
+    def note_removed(self, items: NDArray[np.integer]) -> None:
+        """Note for the explanation what the rules remove of a cached list; -1 for codes that no item has."""
+        known = np.flatnonzero(items >= 0)
+        self.removed = {rule: known[removed] for rule, removed in self.removed_by(items[known]).items()}
+
+    def removed_by(self, items: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
+        """Which of these items each rule removes; bool, the shape of `items`, by rule. Several may remove one."""
+        removed = {
+            "seen": np.isin(items, self.history),
+            "excluded": np.isin(items, self.excluded),
             **self.model.eligibility.removed(self.item_filter, items),
         }
         if self.only is not None:
-            self.removed["only"] = int(np.count_nonzero(~np.isin(items, self.only)))
+            removed["only"] = ~np.isin(items, self.only)
         if (quota := self._new_quota()) is not None:
-            open_items = items[self._may_be_shown(items) & ~np.isin(items, [*self.history, *self.excluded])]
-            self.removed["max_per_prefix"] = int(np.count_nonzero(~quota.fitting(open_items)))
+            is_open = self._may_be_shown(items) & ~np.isin(items, [*self.history, *self.excluded])
+            removed["max_per_prefix"] = np.zeros(len(items), dtype=np.bool_)
+            removed["max_per_prefix"][is_open] = ~quota.fitting(items[is_open])
+        return removed
 
     def given(self) -> dict[str, int]:
         """Items each part gave."""
@@ -207,7 +216,7 @@ class Draft:
         if not self.wanted.explain:
             return answer
         said = {member.name: getattr(answer, member.name) for member in fields(answer)}
-        return ExplainedRecommendation(**said, explain=self._explanation())
+        return ExplainedRecommendation(**said, explain=explanation(self, items))
 
     def _shortfall(self) -> Shortfall | None:
         if not self.missing:
@@ -238,15 +247,3 @@ class Draft:
             return len(self._open(self.only)) > 0
         hidden = np.fromiter(self.hidden, np.intp, len(self.hidden))
         return eligible.total > int(np.count_nonzero(eligible.mask[hidden]))
-
-    def _explanation(self) -> Explanation:
-        return Explanation(
-            entry_age_s=round(self.entry_age_s, 3) if self.entry is not None else None,
-            entry_items=len(self.entry.codes_KL) if self.entry is not None else 0,
-            dirty=self.state.dirty,
-            history_items=len(self.history),
-            removed=self.removed,
-            given=self.given(),
-            unavailable=self.unavailable,
-            stages_ms={name: round(ms, 3) for name, ms in self.timings_ms.items()},
-        )

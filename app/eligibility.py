@@ -73,9 +73,9 @@ class Eligibility:
         checks = self._checks(item_filter, items)
         return np.logical_and.reduce(list(checks.values())) if checks else np.ones(len(items), dtype=np.bool_)
 
-    def removed(self, item_filter: ItemFilter, items: NDArray[np.integer]) -> dict[str, int]:
-        """How many of these items each rule removes, for an explanation; an item can count under several."""
-        return {name: int(np.count_nonzero(~passed)) for name, passed in self._checks(item_filter, items).items()}
+    def removed(self, item_filter: ItemFilter, items: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
+        """Which of these items each rule removes, for an explanation; bool, the shape of `items`, by rule."""
+        return {name: ~passed for name, passed in self._checks(item_filter, items).items()}
 
     def prepare(self) -> None:
         """Build what the first category filter would wait for."""

@@ -1,42 +1,37 @@
-"""Quantiles of request times, read from the Prometheus histogram, so that they are those of all workers together."""
+"""Quantiles of request times within a window, of all workers together."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prometheus_client.metrics_core import Metric
+import numpy as np
 
-from app.telemetry import REQUEST_SECONDS
+from app.latency_windows import WindowCounts
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Request times of one route and source since the server started.
+    """Request times of one route and source within a window.
 
     Attributes:
         count: requests answered.
-        p50_ms, p95_ms, p99_ms: interpolated within a histogram bucket, whose bounds are a factor of 1.25 apart.
+        p50_ms, p90_ms, p95_ms, p99_ms: interpolated within a histogram bucket, whose bounds are a factor of 1.25 apart.
+        max_ms: the longest, as measured.
     """
 
     route: str
     source: str
     count: int
     p50_ms: float
+    p90_ms: float
     p95_ms: float
     p99_ms: float
+    max_ms: float
 
 
-def latencies(metrics: Iterable[Metric]) -> list[Latency]:
-    """Summarise `Telemetry.collect()`, by route and source."""
-    found: dict[tuple[str, str], dict[float, float]] = {}
-    for metric in metrics:
-        if metric.name != REQUEST_SECONDS:
-            continue
-        for sample in metric.samples:
-            if sample.name.endswith("_bucket"):
-                labels = sample.labels
-                found.setdefault((labels["route"], labels["source"]), {})[float(labels["le"])] = sample.value
-    return [_summary(route, source, counts) for (route, source), counts in sorted(found.items())]
+def latencies(windows: Iterable[WindowCounts], bounds_s: Sequence[float]) -> list[Latency]:
+    """Summarise `LatencyWindows.read()`, whose buckets have these upper bounds."""
+    return [_summary(one, (*bounds_s, math.inf)) for one in windows]
 
 
 def quantile(bounds: Sequence[float], cumulative: Sequence[float], share: float) -> float:
@@ -58,8 +53,11 @@ def quantile(bounds: Sequence[float], cumulative: Sequence[float], share: float)
     return low + (bounds[at] - low) * (rank - below) / (cumulative[at] - below)
 
 
-def _summary(route: str, source: str, counts: dict[float, float]) -> Latency:
-    bounds = sorted(counts)
-    cumulative = [counts[bound] for bound in bounds]
-    p50, p95, p99 = (round(1000 * quantile(bounds, cumulative, share), 3) for share in (0.5, 0.95, 0.99))
-    return Latency(route, source, int(cumulative[-1]), p50, p95, p99)
+def _summary(window: WindowCounts, bounds: Sequence[float]) -> Latency:
+    cumulative = np.cumsum(window.counts).tolist()
+    # Interpolation within the highest bucket may go beyond what was seen.
+    p50, p90, p95, p99 = (
+        round(1000 * min(quantile(bounds, cumulative, share), window.longest_s), 3) for share in (0.5, 0.9, 0.95, 0.99)
+    )
+    longest = round(1000 * window.longest_s, 3)
+    return Latency(window.route, window.source, int(cumulative[-1]), p50, p90, p95, p99, longest)

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 
 from app.circuit_breaker import CircuitBreaker
 from app.decode_wire import DecodeReply, pack_mask
+from app.structured_logging import REQUEST_ID
+from app.tracing import Tracing
 from model_store.prefix_trie import EligibleItems
 
 UNIX_SCHEME = "unix://"
@@ -102,9 +104,18 @@ class LiveDecoding:
         address: `http://host:port` or `unix:///path`; None when the deployment has no decoder.
         breaker: when to stop asking; one with default settings if left out.
         max_in_flight: distinct decodes under way at once; more are refused as queue_full.
+        tracing: what the decoder is to continue; None for no traces.
     """
 
-    def __init__(self, address: str | None, *, breaker: CircuitBreaker | None = None, max_in_flight: int = 64) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        breaker: CircuitBreaker | None = None,
+        max_in_flight: int = 64,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing
         self._client = None if address is None else _client(address, max_in_flight)
         self._breaker = breaker or CircuitBreaker()
         self._max_in_flight = max_in_flight
@@ -184,7 +195,7 @@ class LiveDecoding:
         body = content[:-1] + b',"deadline_ms":%d}' % max(int(left_s * 1000), 1)
         try:
             async with asyncio.timeout(left_s + _GRACE_S):
-                response = await client.post("/decode", content=body)
+                response = await client.post("/decode", content=body, headers=self._headers())
         except TimeoutError:
             self._breaker.failed()
             raise LiveDecodingUnavailable("deadline") from None
@@ -199,6 +210,13 @@ class LiveDecoding:
         else:
             self._breaker.succeeded()
         raise LiveDecodingUnavailable(reason)
+
+    def _headers(self) -> dict[str, str]:
+        """What tells the decoder whose work this is. A shared decode is that of its first caller."""
+        headers = {} if self._tracing is None else self._tracing.outgoing()
+        if (request_id := REQUEST_ID.get()) is not None:
+            headers["x-request-id"] = request_id
+        return headers
 
     def _read(self, content: bytes) -> LiveAnswer:
         try:

@@ -5,7 +5,8 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -26,14 +27,16 @@ from app.freshness import Freshness
 from app.http_protocol import HttpProtocol
 from app.key_file import read_keys
 from app.live_decoding import LiveDecoding
+from app.process_watch import ProcessWatch
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.redis_connection import RedisClient, connect
 from app.request_boundary import RequestBoundary
-from app.routes import events, health, items, metrics, ranking, recommendations
+from app.routes import events, health, items, metrics, ranking, recommendations, why_not
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
+from app.tracing import check_tracing, open_tracing
 from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound
 
@@ -45,13 +48,18 @@ _CANCEL_AGAIN_S = 0.2
 _logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) -> FastAPI:
     """Wire the application. Nothing but the file of API keys is opened before its lifespan starts.
+
+    Args:
+        settings: the deployment.
+        clock: Unix seconds, of the windows of /latency.
 
     Raises:
         KeyFileInvalid: that file is not as it must be.
+        TracingUnusable: traces are asked for and OpenTelemetry is not installed.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(open_tracing(settings.traces_endpoint, settings.traces_share, "tessera-api"), clock=clock)
     access = Access(settings)
 
     @asynccontextmanager
@@ -83,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    for routes in (recommendations, ranking, events, items, health, metrics):
+    for routes in (recommendations, ranking, why_not, events, items, health, metrics):
         app.include_router(routes.router)
     return app
 
@@ -100,10 +108,12 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
 
     Raises:
         TesseraError: an open address without keys, a file of keys that cannot be used, no active model version, no
-            Redis that could be started, or a Redis URL that cannot be read. Found before anything listens.
+            Redis that could be started, a Redis URL that cannot be read, or traces asked for without OpenTelemetry.
+            Found before anything listens.
     """
     settings = settings.model_copy(update={"workers": workers})
     refuse_open_bind(read_keys(settings.api_keys, settings.api_keys_file), host)
+    check_tracing(settings.traces_endpoint)
     asyncio.run(_check_version(settings))
     structured_logging.configure(settings.log_level)
     options: dict[str, Any] = {
@@ -130,7 +140,7 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
 async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> AsyncIterator[Services]:
     store = ModelStore(settings.store)
     cache = RecommendationCache(await asyncio.to_thread(_redis, settings), settings, telemetry)
-    live = LiveDecoding(settings.live_address)
+    live = LiveDecoding(settings.live_address, tracing=telemetry.tracing)
     active = ActiveVersion(store, cache, settings, telemetry)
     freshness = Freshness(cache, telemetry)
     entries = EntryDecoding(live, cache, freshness, settings)
@@ -148,6 +158,7 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
             ("keys", access.follow()),
+            ("process", ProcessWatch(telemetry.process, active, cache, live, settings).run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -164,7 +175,7 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
         await freshness.flush()
         await live.aclose()
         await cache.aclose()
-        telemetry.close()
+        await asyncio.to_thread(telemetry.close)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -7,6 +7,7 @@ from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
 
 Source = Literal["cache", "stale_cache", "live", "neighbors", "popular"]
 Reason = Literal["cache", "reranked", "live", "neighbors", "popular"]
+Explain = bool | Literal["full"]
 Option = Literal["q", "within"]
 Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted", "max_per_prefix_reached"]
 
@@ -28,7 +29,7 @@ class Wanted:
         prefix_levels: how many codes make a prefix.
         fresh: decode now rather than serve an entry that is too old or has missed events.
         strict: give a shorter list rather than fill it with popular items.
-        explain: say how the answer came about.
+        explain: say how the answer came about; `full` for each item too.
         query: what is asked for in words.
         within: `cache` to rank the user's cached items anew rather than search the catalogue.
     """
@@ -44,7 +45,7 @@ class Wanted:
     prefix_levels: int = 1
     fresh: bool = False
     strict: bool = False
-    explain: bool = False
+    explain: Explain = False
     query: str | None = None
     within: Literal["cache"] | None = None
 
@@ -94,6 +95,73 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedItem:
+    """One item of an answer.
+
+    Attributes:
+        log_probability: of its code under the model, given the history; None for items that no model ranked.
+    """
+
+    item_id: str
+    code: str
+    log_probability: float | None
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedItem:
+    """A cached item that was not to be shown.
+
+    Attributes:
+        rank: its place in the cached list, 1 for the best.
+        rules: all that remove it.
+    """
+
+    item_id: str
+    rank: int
+    rules: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterInForce:
+    """What every item of an answer had to meet, history apart.
+
+    Attributes:
+        excluded: items of `exclude` that the catalogue has.
+        only: items of `only` that it has; None without such a list.
+    """
+
+    category: list[str]
+    price_min: float | None
+    price_max: float | None
+    in_stock: bool
+    excluded: int
+    only: int | None
+    max_per_prefix: int | None
+    prefix_levels: int
+
+
+@dataclass(frozen=True, slots=True)
+class FullExplanation(Explanation):
+    """How an answer came about, item by item.
+
+    Attributes:
+        items: those of the answer, in its order.
+        removed_items: cached items that rules removed, the best 100 of them.
+        filter: what was asked of every item.
+        entry_engine: what decoded the cached entry, None without one.
+        live_engine: what decoded for this answer, None without a live decode.
+    """
+
+    model_version: str
+    items: list[ExplainedItem]
+    removed_items: list[RemovedItem]
+    filter: FilterInForce
+    entry_engine: str | None
+    live_engine: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Recommendation:
     """One answer; its fields are the response's.
 
@@ -127,4 +195,4 @@ class Recommendation:
 class ExplainedRecommendation(Recommendation):
     """An answer that says how it came about."""
 
-    explain: Explanation
+    explain: FullExplanation | Explanation

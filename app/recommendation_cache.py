@@ -16,7 +16,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError
 
 from app.circuit_breaker import CircuitBreaker
-from app.redis_connection import RedisClient
+from app.redis_connection import RedisClient, connections_of
 from app.settings import Settings
 from app.telemetry import Telemetry
 from model_store.cache_entries import CacheEntry, history_digest
@@ -276,6 +276,15 @@ class RecommendationCache:
             with suppress(CacheUnavailable):
                 await self._execute("expiry", lambda p: p.delete(kept), self._write_timeout_s)
             raise
+
+    def connections(self) -> tuple[int, int]:
+        """Connections to Redis: used, idle."""
+        return connections_of(self._client)
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether Redis is being left alone after repeated failures."""
+        return self._breaker.is_open
 
     async def ping(self) -> None:
         """Check that Redis answers, whatever recent requests met.

@@ -31,6 +31,7 @@ from app.recommendation import Recommendation, Wanted
 from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
 from app.served_model import ServedModel
 from app.settings import Settings
+from app.structured_logging import TRACE_ID
 from app.telemetry import Telemetry
 from model_store.prefix_trie import EligibleItems
 
@@ -110,6 +111,9 @@ class Recommender:
         if draft.personal and draft.wanted.user_id is not None:
             self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.outdated)
         answer = draft.finish()
+        if self._telemetry.tracing is not None and TRACE_ID.get() is not None:
+            said = {"model_version": answer.model_version, "degraded": answer.degraded, "items": len(answer.items)}
+            self._telemetry.tracing.note(**said)
         for reason, count in draft.given().items():
             self._telemetry.items.labels(reason).inc(count)
         if answer.degraded:
@@ -142,7 +146,7 @@ class Recommender:
             return
         candidates = draft.open_entry()[:MAX_ITEMS]
         if wanted.explain:
-            draft.count_removed(draft.model.items_of_codes(draft.entry.codes_KL))
+            draft.note_removed(draft.model.items_of_codes(draft.entry.codes_KL))
         if not len(candidates):
             return
         # Filtered already, so the decoder needs no filter.
@@ -159,7 +163,7 @@ class Recommender:
             items = draft.model.items_of_codes(draft.entry.codes_KL)
             draft.add(items, draft.entry.scores, "cache", "stale_cache" if draft.stale else "cache")
             if draft.wanted.explain:
-                draft.count_removed(items)
+                draft.note_removed(items)
         self._telemetry.cache_age_seconds.observe(draft.entry_age_s)
 
     async def _from_live(self, draft: Draft) -> None:
@@ -176,7 +180,9 @@ class Recommender:
     async def _live_answer(self, draft: Draft, decode: Coroutine[Any, Any, LiveAnswer]) -> LiveAnswer | None:
         try:
             with self._telemetry.stage("live", draft.timings_ms):
-                return await decode
+                answer = await decode
+                draft.live_engine = answer.generator
+                return answer
         except LiveDecodingUnavailable as error:
             self._telemetry.live_unavailable.labels(error.reason).inc()
             draft.unavailable["decoder"] = error.reason

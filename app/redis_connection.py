@@ -73,6 +73,16 @@ def connect(url: str, *, connect_timeout_s: float, timeout_s: float, max_connect
     )
 
 
+def connections_of(client: RedisClient) -> tuple[int, int]:
+    """Connections of a client: used, idle."""
+    if isinstance(client, RedisCluster):
+        opened = sum(len(node._connections) for node in client.get_nodes())
+        idle = sum(len(node._free) for node in client.get_nodes())
+        return opened - idle, idle
+    pool = client.connection_pool
+    return len(pool._in_use_connections), len(pool._available_connections)
+
+
 def _through_sentinels(url: str, max_connections: int, options: dict[str, Any]) -> RedisClient:
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")

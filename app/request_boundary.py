@@ -20,6 +20,9 @@ from app.telemetry import Telemetry
 SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
 
+_UNTRACED = ("/health/", "/metrics")
+"""Asked every few seconds by machines."""
+
 _logger = logging.getLogger(__name__)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -47,8 +50,12 @@ class RequestBoundary:
             return
         begin = perf_counter()
         status, started = 500, False
-        scope["request_id"] = request_id = _request_id(scope)
+        scope["request_id"] = request_id = request_id_of(scope)
         token = REQUEST_ID.set(request_id)
+        tracing = self._telemetry.tracing
+        span = None
+        if tracing is not None and not scope["path"].startswith(_UNTRACED):
+            span = tracing.begin(scope["headers"])
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, started
@@ -73,20 +80,23 @@ class RequestBoundary:
         finally:
             self._in_flight -= 1
             self._record(scope, status, perf_counter() - begin)
+            if span is not None:
+                said = {"source": scope.get(SOURCE, ""), "request_id": request_id}
+                span.end(scope["method"], _route(scope), status, **said)
             REQUEST_ID.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
         source = scope.get(SOURCE, "")
-        self._telemetry.requests.labels(scope["method"], route, status).inc()
-        self._telemetry.request_seconds.labels(route, source).observe(seconds)
+        self._telemetry.request_done(scope["method"], route, status, source, seconds)
         if self._settings.access_log or status >= 500:
             # The route's template, never the path: paths hold user ids.
             fields = {"method": scope["method"], "route": route, "status": status, "source": source}
             _logger.info("request", extra={FIELDS: {**fields, "ms": round(seconds * 1000, 3)}})
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
+    """The caller's id of this request where it is harmless, a new one otherwise."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return str(value.decode())

@@ -1,6 +1,7 @@
 """Request bodies and query parameters, and the answers that are not recommendations. Unknown names are errors."""
 
 from datetime import UTC, datetime
+from enum import IntEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -110,7 +111,11 @@ class RecommendParameters(ListParameters):
         default=False, description="Decode now rather than serve a list that is too old or has missed events."
     )
     strict: bool = Field(default=False, description="Give a shorter list rather than fill it with popular items.")
-    explain: bool = Field(default=False, description="Say how the answer came about.")
+    explain: bool | Literal["full"] = Field(
+        default=False,
+        description="true: say how the answer came about. full: for each item too, and which rules removed which of "
+        "the cached ones.",
+    )
 
     def wanted(self, *, user_id: str | None = None, history: tuple[str, ...] = ()) -> Wanted:
         """The request as the recommender takes it."""
@@ -165,6 +170,14 @@ class RankBody(Whose):
     items: tuple[Id, ...] = Field(
         min_length=1, max_length=MAX_RANKED, description="Item ids, in any order; each is ranked once."
     )
+
+
+class WhyNotBody(FilterParameters):
+    """An item that somebody missed in a user's list."""
+
+    user_id: Id
+    item_id: Id
+    n: int = Field(default=10, ge=1, le=MAX_ITEMS, description="Items of the list it was missed in.")
 
 
 class RankedCandidate(BaseModel):
@@ -307,7 +320,22 @@ class Liveness(BaseModel):
     status: str
 
 
-class LatencyAnswer(BaseModel):
-    """Request times of all workers since the server started."""
+class Minutes(IntEnum):
+    """How far /latency looks back."""
 
+    ONE = 1
+    FIVE = 5
+    SIXTY = 60
+
+
+class LatencyParameters(Asked):
+    """Which window."""
+
+    minutes: Minutes = Field(default=Minutes.FIVE, description="How far back, to within ten seconds.")
+
+
+class LatencyAnswer(BaseModel):
+    """Request times of all workers of this server, within a window."""
+
+    minutes: int
     latencies: list[Latency]

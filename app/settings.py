@@ -127,6 +127,16 @@ class Settings(BaseSettings):
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     access_log: bool = Field(default=False, description="Log one line for every request, not only for failed ones.")
+    traces_endpoint: str | None = Field(
+        default=None,
+        description="OTLP/HTTP collector that traces are sent to: http://host:4318. Unset: no traces.",
+    )
+    traces_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests without a traceparent header that are traced; others follow their caller.",
+    )
 
     @field_validator("namespace")
     @classmethod
@@ -155,6 +165,13 @@ class Settings(BaseSettings):
         if not all(map(_ORIGIN.fullmatch, _parts(value))):
             raise ValueError("comma-separated origins like https://shop.example or http://localhost:3000, no '*'")
         return value
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _traces_endpoint_is_http(cls, value: str | None) -> str | None:
+        if value is None or value.startswith(("http://", "https://")):
+            return value
+        raise ValueError("http://host:port or https://host:port of a collector")
 
     @model_validator(mode="after")
     def _keys_can_be_read(self) -> Self:

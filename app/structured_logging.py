@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("tessera_request_id", default=None)
+TRACE_ID: ContextVar[str | None] = ContextVar("tessera_trace_id", default=None)
+"""Of the request's trace, where it is traced."""
 FIELDS = "fields"
 """Name of the record attribute with further fields: `logger.info("...", extra={FIELDS: {...}})`."""
 
@@ -26,6 +28,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (request_id := REQUEST_ID.get()) is not None:
             line["request_id"] = request_id
+        if (trace_id := TRACE_ID.get()) is not None:
+            line["trace_id"] = trace_id
         line.update(getattr(record, FIELDS, {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -37,5 +41,6 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # httpx logs every URL it asks for at INFO.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # These tell of every URL they ask for, or of every byte that a client sent.
+    for name in ("httpx", "httpcore", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,16 +6,23 @@ worker starts.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from app.latency_windows import LatencyWindows
+from app.process_metrics import ProcessGauges
+from app.structured_logging import TRACE_ID
+from app.tracing import Tracing
+
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-REQUEST_SECONDS = "tessera_request_seconds"
 
 _FASTEST_S, _SLOWEST_S, _STEP = 50e-6, 30.0, 1.25
 
@@ -29,17 +36,28 @@ def latency_buckets() -> tuple[float, ...]:
 
 
 class Telemetry:
-    """One application's metrics, in a registry of its own."""
+    """One application's metrics, in a registry of its own, and its traces.
 
-    def __init__(self) -> None:
+    Args:
+        tracing: where spans go; None for nowhere.
+        clock: Unix seconds, of the windows of `latency`.
+    """
+
+    def __init__(self, tracing: Tracing | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.tracing = tracing
         self._registry = registry = CollectorRegistry()
-        self._several_workers = MULTIPROCESS_VARIABLE in os.environ
+        self._folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        self._record: dict[tuple[str, str, int, str], Callable[[float], None]] = {}
         buckets = latency_buckets()
+        self.latency = LatencyWindows(buckets, Path(self._folder) if self._folder else None, clock=clock)
         self.requests = Counter(
-            "tessera_requests", "Requests answered, of every status.", ("method", "route", "status"), registry=registry
+            "tessera_requests",
+            "Requests answered, of every status; source of the answer where it has one.",
+            ("method", "route", "status", "source"),
+            registry=registry,
         )
         self.request_seconds = Histogram(
-            REQUEST_SECONDS,
+            "tessera_request_seconds",
             "Time from the request's first byte read to its last byte sent; source of the answer where it has one.",
             ("route", "source"),
             registry=registry,
@@ -112,12 +130,32 @@ class Telemetry:
             "tessera_model_swaps", "Changes of the served version.", ("outcome",), registry=registry
         )
 
+        self.process = ProcessGauges(registry)
+        build = Gauge(
+            "tessera_build_info", "1; the version of Tessera.", ("version",), registry=registry, multiprocess_mode="max"
+        )
+        build.labels(version("tessera")).set(1)
+
+    def request_done(self, method: str, route: str, status: int, source: str, seconds: float) -> None:
+        """Count a request that was answered."""
+        key = (method, route, status, source)
+        try:
+            record = self._record[key]
+        except KeyError:
+            record = self._record[key] = self._recorder(*key)
+        record(seconds)
+
     @contextmanager
     def stage(self, name: str, timings_ms: dict[str, float]) -> Iterator[None]:
-        """Time a stage of one answer, for its explanation and for the histogram."""
+        """Time a stage of one answer, for its explanation, for the histogram and as a span."""
         begin = perf_counter()
         try:
-            yield
+            # Only what is in a trace has its id.
+            if self.tracing is None or TRACE_ID.get() is None:
+                yield
+            else:
+                with self.tracing.span(name):
+                    yield
         finally:
             seconds = perf_counter() - begin
             timings_ms[name] = timings_ms.get(name, 0.0) + seconds * 1000
@@ -127,18 +165,42 @@ class Telemetry:
         """The Prometheus text of all workers."""
         return generate_latest(self._all_workers())
 
-    def collect(self) -> Iterator[Metric]:
-        """Every metric of all workers."""
-        yield from self._all_workers().collect()
-
     def close(self) -> None:
-        """Take this process's gauges out of the sums; its counts stay."""
-        if self._several_workers:
+        """Take this process's gauges out of the sums, and send what spans are left; its counts stay."""
+        if self._folder is not None:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+        if self.tracing is not None:
+            self.tracing.close()
+
+    def _recorder(self, method: str, route: str, status: int, source: str) -> Callable[[float], None]:
+        """What counts a request of one kind: looking up labels each time would take longer than counting."""
+        count = self.requests.labels(method, route, status, source).inc
+        observe = self.request_seconds.labels(route, source).observe
+        in_windows = partial(self.latency.record, self.latency.series(route, source))
+
+        def record(seconds: float) -> None:
+            count()
+            observe(seconds)
+            in_windows(seconds)
+
+        return record
 
     def _all_workers(self) -> CollectorRegistry:
-        if not self._several_workers:
+        if self._folder is None:
             return self._registry
+        # A worker that was killed could not take its gauges away itself.
+        for pid in {int(path.stem.rpartition("_")[2]) for path in Path(self._folder).glob("gauge_live*.db")}:
+            if not _is_alive(pid):
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True

@@ -95,7 +95,11 @@ def test_api_image_installs_no_model_extra() -> None:
     steps = [text for name in contributors("api") for text in STAGES[name].all("RUN")]
     installing = [step for step in steps if " pip install " in step]
     assert len(installing) >= 2
-    assert not [step for step in installing if re.search(r"--extra|--all-extras|torch|transformers|vllm|\[", step)]
+    assert not [
+        step
+        for step in installing
+        if re.search(r"--extra (?!tracing)|--extra=|--all-extras|torch|transformers|vllm|\[", step)
+    ]
     assert contributors("api").isdisjoint({"decoder", "decoder-build"})
 
 
@@ -155,12 +159,14 @@ RAW: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
 COMPOSE: dict[str, Any] = fill_in(RAW, {"TESSERA_API_KEYS": KEYS})
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 JOBS = {name for name, service in SERVICES.items() if "jobs" in service.get("profiles", [])}
+MONITORING = {name for name, service in SERVICES.items() if "monitoring" in service.get("profiles", [])}
 OURS = {name for name, service in SERVICES.items() if "build" in service}
 
 
 def test_compose_file_holds_the_service_and_its_jobs() -> None:
-    assert set(SERVICES) == {"redis", "decoder", "api", "train", "refresh"}
+    assert set(SERVICES) == {"redis", "decoder", "api"} | JOBS | MONITORING
     assert {"train", "refresh"} == JOBS
+    assert {"prometheus", "grafana"} == MONITORING
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -193,7 +199,7 @@ def test_service_has_a_health_check_unless_it_is_a_job(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_service_has_an_image_of_one_version(name: str) -> None:
     _, _, tag = SERVICES[name]["image"].rpartition(":")
-    assert re.match(r"\d+\.\d+", tag)
+    assert re.match(r"v?\d+\.\d+", tag)
     if name in OURS:
         assert tag == PROJECT["project"]["version"]
         assert SERVICES[name]["build"]["target"] in IMAGES
@@ -202,15 +208,19 @@ def test_service_has_an_image_of_one_version(name: str) -> None:
         }
 
 
-def test_only_the_api_is_published_and_only_on_this_machine() -> None:
+def test_only_api_and_grafana_are_published_and_only_on_this_machine() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports == {"api": ["127.0.0.1:8000:8000"]}
+    assert ports == {"api": ["127.0.0.1:8000:8000"], "grafana": ["127.0.0.1:3000:3000"]}
 
 
-def test_decoder_is_reached_by_the_api_alone() -> None:
+def test_decoder_is_reached_by_the_api_and_the_monitoring_alone() -> None:
     networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
     assert all(COMPOSE["networks"][network]["internal"] for network in networks["decoder"] | networks["redis"])
-    assert {name for name, theirs in networks.items() if theirs & networks["decoder"]} == {"api", "decoder"}
+    assert {name for name, theirs in networks.items() if theirs & networks["decoder"]} == {
+        "api",
+        "decoder",
+        "prometheus",
+    }
     assert {name for name, theirs in networks.items() if theirs & networks["redis"]} == {"api", "refresh", "redis"}
 
 
@@ -231,7 +241,8 @@ def test_compose_asks_for_api_keys_and_holds_no_secret() -> None:
     for service in RAW["services"].values():
         for name, value in service.get("environment", {}).items():
             if re.search(r"KEY|SECRET|TOKEN|PASSWORD", name):
-                assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), name
+                pattern = r"/run/secrets/\w+" if name.endswith("__FILE") else r"\$\{\w+:\?[^}]+\}"
+                assert re.fullmatch(pattern, value), name
             assert not re.search(r"://[^/]*@", value), name
 
 
@@ -263,6 +274,21 @@ def test_command_of_a_service_is_one_of_the_command_line(name: str) -> None:
         command = get_command(tessera.app).get_command(context, words[0])  # type: ignore[attr-defined]
         with command.make_context(words[0], words[1:], parent=context) as parsed:
             assert parsed.args == []
+
+
+def test_secrets_are_files_that_git_leaves_out() -> None:
+    for name, secret in COMPOSE["secrets"].items():
+        assert secret == {"file": f"./monitoring/secrets/{name}"}
+    assert "/monitoring/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert {secret for service in SERVICES.values() for secret in service.get("secrets", [])} == set(COMPOSE["secrets"])
+
+
+def test_mounted_files_of_the_monitoring_exist() -> None:
+    binds = [
+        mount["source"] for name in MONITORING for mount in SERVICES[name]["volumes"] if not isinstance(mount, str)
+    ]
+    assert len(binds) == 4
+    assert [source for source in binds if not (ROOT / source).exists()] == []
 
 
 def test_volumes_are_declared_and_models_are_written_by_jobs_alone() -> None:

@@ -5,10 +5,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from app.decoder.metrics import DecoderMetrics
+from app.tracing import Tracing
 from model_store.decoders.protocol import Decoded, DecodeRequest
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 Model = TypeVar("Model")
 Run = Callable[[Model, Sequence[DecodeRequest]], Awaitable[list[list[Decoded]]]]
@@ -23,6 +27,7 @@ class _Job(Generic[Model]):
     model: Model
     request: DecodeRequest
     expires: float
+    span: "Context | None"
     arrived: float = field(default_factory=perf_counter)
     answer: "asyncio.Future[list[Decoded]]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -35,6 +40,7 @@ class DecodeQueue(Generic[Model]):
         limit: decodes that may wait.
         batch: decodes handed over together.
         metrics: what is counted.
+        tracing: where the spans of waiting and decoding go; None for nowhere.
     """
 
     def __init__(
@@ -44,7 +50,9 @@ class DecodeQueue(Generic[Model]):
         limit: int,
         batch: int,
         metrics: DecoderMetrics,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._run = run
         self._limit = limit
         self._batch = batch
@@ -66,7 +74,7 @@ class DecodeQueue(Generic[Model]):
         """
         if len(self._waiting) >= self._limit:
             raise QueueFull
-        job = _Job(model, request, expires)
+        job = _Job(model, request, expires, None if self._tracing is None else self._tracing.here())
         self._waiting.append(job)
         self._count_waiting()
         self._arrived.set()
@@ -121,8 +129,19 @@ class DecodeQueue(Generic[Model]):
         except asyncio.CancelledError:
             run.cancel()
             raise
-        self._metrics.stage_seconds.labels("decode").observe(perf_counter() - begin)
+        seconds = perf_counter() - begin
+        self._metrics.stage_seconds.labels("decode").observe(seconds)
+        if self._tracing is not None:
+            for job in batch:
+                self._trace(self._tracing, job, begin, seconds, len(batch))
         _deliver(batch, run)
+
+    @staticmethod
+    def _trace(tracing: Tracing, job: _Job[Model], begin: float, seconds: float, batch: int) -> None:
+        assert job.span is not None
+        tracing.record("wait", job.span, begin - job.arrived, ended_ago_s=seconds)
+        said = {"tessera.batch": batch, "tessera.beams": job.request.width}
+        tracing.record("decode", job.span, seconds, **said)
 
 
 def _deliver(batch: list[_Job[Model]], run: "asyncio.Future[list[list[Decoded]]]") -> None:

@@ -25,6 +25,7 @@ from app.decoder.metrics import DecoderMetrics
 from app.decoder.parent_watch import end_when_stdin_closes
 from app.decoder.server import DecodeService, create_decoder_app
 from app.decoder.settings import decoder_settings
+from app.tracing import open_tracing
 from model_store.errors import TesseraError
 
 
@@ -126,7 +127,8 @@ def main() -> None:
         settings = decoder_settings()
         structured_logging.configure(settings.log_level)
         os.nice(settings.niceness)
-        app = create_decoder_app(settings, choose_engine(settings.engine), metrics)
+        tracing = open_tracing(settings.traces_endpoint, settings.traces_share, "tessera-decoder")
+        app = create_decoder_app(settings, choose_engine(settings.engine), metrics, tracing)
     except TesseraError as error:
         sys.exit(f"tessera decoder: {error}")
     replica = Replica(app, number, socket.socket(fileno=descriptor), metrics)

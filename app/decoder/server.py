@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from app import problems
 from app.decode_wire import DecodeBody, DecodeReply
+from app.decoder.caller_context import CallerContext
 from app.decoder.engines import Engine
 from app.decoder.loaded_models import LoadedModel, LoadedModels
 from app.decoder.metrics import DecoderMetrics
@@ -30,6 +31,7 @@ from app.decoder.settings import DecoderSettings
 from app.decoder.version_errors import EngineRestarting, VersionUnusable
 from app.json_response import Json
 from app.problems import BodyTooLarge, Problem
+from app.tracing import Tracing
 from model_store.bundle import ModelStore
 from model_store.decoders.protocol import Decoded, DecodeRequest
 from model_store.decoders.vllm.engine import EngineDied
@@ -48,9 +50,12 @@ class DecodeService:
         settings: queue, batch, store.
         engine: what runs the models (see `engines.choose_engine`).
         metrics: what is counted.
+        tracing: where spans go; None for nowhere.
     """
 
-    def __init__(self, settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics) -> None:
+    def __init__(
+        self, settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics, tracing: Tracing | None = None
+    ) -> None:
         self.engine = engine
         self.models = LoadedModels(ModelStore(settings.store), settings, engine, metrics)
         self._store = ModelStore(settings.store)
@@ -59,7 +64,7 @@ class DecodeService:
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._queue: DecodeQueue[LoadedModel] = DecodeQueue(
-            self._run, limit=settings.queue, batch=settings.batch, metrics=metrics
+            self._run, limit=settings.queue, batch=settings.batch, metrics=metrics, tracing=tracing
         )
 
     @property
@@ -140,20 +145,23 @@ class DecodeService:
             await asyncio.sleep(self._poll_s)
 
 
-def create_decoder_app(settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics | None = None) -> FastAPI:
+def create_decoder_app(
+    settings: DecoderSettings, engine: Engine, metrics: DecoderMetrics | None = None, tracing: Tracing | None = None
+) -> FastAPI:
     """Wire the application; models are opened in the background once its lifespan has started.
 
     Args:
         settings: queue, batch, store.
         engine: what runs the models (see `engines.choose_engine`).
         metrics: of a replica, which also sets `metrics.ready` itself; None for a process that is on its own.
+        tracing: where spans go, closed with the application; None for nowhere.
     """
     alone = metrics is None
     metrics = metrics or DecoderMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = service = DecodeService(settings, engine, metrics)
+        app.state.service = service = DecodeService(settings, engine, metrics, tracing)
         if alone:
             metrics.ready.set_function(lambda: service.ready)
         running = asyncio.create_task(service.run(), name="decode-service")
@@ -162,9 +170,12 @@ def create_decoder_app(settings: DecoderSettings, engine: Engine, metrics: Decod
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await service.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="Tessera decoder", lifespan=lifespan, redoc_url=None)
     problems.install(app)
+    app.add_middleware(CallerContext, tracing=tracing)
 
     @app.post("/decode")
     async def decode(request: Request) -> Response:

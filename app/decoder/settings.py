@@ -16,7 +16,8 @@ UNIX_SCHEME = "unix://"
 class DecoderSettings(BaseSettings):
     """The decoder process. A field is the environment variable `TESSERA_DECODER_` + its name in capitals.
 
-    Three are shared with the API and so lack `DECODER_`: TESSERA_STORE, TESSERA_BEAM_WIDTH and TESSERA_LOG_LEVEL.
+    Five are shared with the API and so lack `DECODER_`: TESSERA_STORE, TESSERA_BEAM_WIDTH, TESSERA_LOG_LEVEL,
+    TESSERA_TRACES_ENDPOINT and TESSERA_TRACES_SHARE.
     """
 
     model_config = SettingsConfigDict(
@@ -75,6 +76,18 @@ class DecoderSettings(BaseSettings):
     log_level: str = Field(
         default="INFO", validation_alias="TESSERA_LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR."
     )
+    traces_endpoint: str | None = Field(
+        default=None,
+        validation_alias="TESSERA_TRACES_ENDPOINT",
+        description="OTLP/HTTP collector that traces are sent to: http://host:4318. Unset: no traces.",
+    )
+    traces_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        validation_alias="TESSERA_TRACES_SHARE",
+        description="Share of the requests without a traceparent header that are traced; others follow their caller.",
+    )
 
     @field_validator("log_level")
     @classmethod
@@ -82,6 +95,13 @@ class DecoderSettings(BaseSettings):
         if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ValueError("DEBUG, INFO, WARNING or ERROR")
         return value.upper()
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _traces_endpoint_is_http(cls, value: str | None) -> str | None:
+        if value is None or value.startswith(("http://", "https://")):
+            return value
+        raise ValueError("http://host:port or https://host:port of a collector")
 
     @model_validator(mode="after")
     def _listens_where_it_may(self) -> Self:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,13 @@ def free_port() -> int:
 def served(settings: Settings, workers: int) -> Iterator[httpx.Client]:
     """Serve until the block ends; every line that the server has said is JSON."""
     port = free_port()
-    command = [sys.executable, "-c", _SERVE, str(port), str(workers)]
+    with serving([sys.executable, "-c", _SERVE, str(port), str(workers)], port, settings) as (client, _):
+        yield client
+
+
+@contextmanager
+def serving(command: Sequence[str], port: int, settings: Settings) -> Iterator[tuple[httpx.Client, int]]:
+    """Run a command that serves at this port until the block ends, and tell its process id."""
     environment = {**os.environ, **settings.to_environment(), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
@@ -46,7 +52,7 @@ def served(settings: Settings, workers: int) -> Iterator[httpx.Client]:
                     assert process.poll() is None, process.communicate()[1]
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
-            yield client
+            yield client, process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=20)

@@ -57,7 +57,9 @@ def test_workers_count_as_one(settings: Settings, cache: Cache) -> None:
             # A new connection each time, so that both workers get some.
             answer = httpx.get(f"{client.base_url}/recommend/ann?n=3", timeout=10)
             assert answer.json()["source"] == "cache"
-        line = r'tessera_requests_total\{method="GET",route="/recommend/\{user_id\}",status="200"\} 40\.0'
+        line = (
+            r'tessera_requests_total\{method="GET",route="/recommend/\{user_id\}",source="cache",status="200"\} 40\.0'
+        )
         # A request is counted when its answer has gone out, which may be a moment after it came in here.
         deadline = time.monotonic() + 5
         while not re.search(line, client.get("/metrics").text):
