@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -17,6 +17,7 @@ from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, refuse_open_bind
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
+from app.embedded_redis_watch import keep_running
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
@@ -30,7 +31,7 @@ from app.routes import events, health, items, metrics, ranking, recommendations
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
-from model_store.bundle import ModelStore
+from model_store.bundle import MODEL_FOLDERS, ModelStore
 from model_store.errors import BundleNotFound
 
 _SHUTDOWN_S = 10
@@ -74,8 +75,8 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal ends it.
 
     Raises:
-        TesseraError: an open address without keys, no active model version, no Redis that could be started, or a Redis
-            URL that cannot be read. Found before anything listens.
+        TesseraError: an open address without keys, no active model version or a corrupt one, no Redis that could be
+            started, or a Redis URL that cannot be read. Found before anything listens.
     """
     refuse_open_bind(ApiKeys.parse(settings.api_keys), host)
     asyncio.run(_check_version(settings))
@@ -117,6 +118,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
+            *([] if settings.redis_url else [("redis", keep_running(settings.home))]),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -160,7 +162,10 @@ def _redis(settings: Settings) -> RedisClient:
 
 
 async def _check_version(settings: Settings) -> None:
-    """Find out on the terminal what would otherwise end every worker at its start."""
+    """Find out on the terminal what would otherwise end every worker at its start, again and again.
+
+    As `ActiveVersion.start` chooses it. Reads the version's files once more than the workers do.
+    """
     store = ModelStore(settings.store)
     cache = RecommendationCache(_redis(settings), settings, Telemetry())
     try:
@@ -169,8 +174,11 @@ async def _check_version(settings: Settings) -> None:
         active = None
     finally:
         await cache.aclose()
-    if active not in store.versions() and store.active() is None:
-        raise BundleNotFound(f"{store.root}: no active version; train one, or `tessera models activate VERSION`")
+    if active is not None:
+        with suppress(BundleNotFound):
+            store.open(active, skip=MODEL_FOLDERS)
+            return
+    store.open(skip=MODEL_FOLDERS)
 
 
 @contextmanager
