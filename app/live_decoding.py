@@ -106,7 +106,7 @@ class LiveDecoding:
 
     def __init__(self, address: str | None, *, breaker: CircuitBreaker | None = None, max_in_flight: int = 64) -> None:
         self._client = None if address is None else _client(address, max_in_flight)
-        self._breaker = breaker or CircuitBreaker()
+        self._breaker = breaker or CircuitBreaker("decoder")
         self._max_in_flight = max_in_flight
         self._flights: dict[bytes, _Flight] = {}
 

@@ -220,15 +220,14 @@ def measure(quick: bool) -> Report:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         (folder / "spare").mkdir()
-        # Each has a store of its own: one fault damages it.
-        plain, slow = ((_published(folder / part), folder / part / "run") for part in ("plain", "slow"))
+        bundle = _published(folder / "store")
         faults, slow_faults = _faults(folder / "spare"), _slow_faults()
         with contextlib.ExitStack() as running:
             if quick:
                 faults, slow_faults = faults[:3], slow_faults[:1]
             # Both at once: loading torch is most of a start.
-            starting = _InBackground(lambda: running.enter_context(stack(*slow, slowed=True)))
-            one = running.enter_context(stack(*plain))
+            starting = _InBackground(lambda: running.enter_context(stack(bundle, folder / "slow", slowed=True)))
+            one = running.enter_context(stack(bundle, folder / "plain"))
             outcomes += [_suffer(one, fault, seconds) for fault in faults]
             if not quick:
                 refusal = _start_with_damage(one)
@@ -238,7 +237,7 @@ def measure(quick: bool) -> Report:
         elif (library := _faked_clock()) is None:
             notes.append(f"the clock's faults were not made: no {_FAKED_CLOCK} (package faketime)")
         else:
-            with stack(_published(folder / "clock"), folder / "clock" / "run", faked_clock=library) as one:
+            with stack(bundle, folder / "clock", faked_clock=library) as one:
                 outcomes += [_suffer(one, fault, seconds) for fault in _clock_faults()]
     return _report(outcomes, refusal, notes)
 
@@ -268,12 +267,10 @@ class _InBackground:
         return self._found
 
 
-def _published(folder: Path) -> Bundle:
+def _published(store: Path) -> Bundle:
     """A version that is served, and beside it one that is damaged."""
-    folder.mkdir()
-    shape = {"items": _ITEMS, "first_level": _FIRST_LEVEL}
-    bundle = build_tiny_bundle(folder / "store", **shape)
-    damaged = build_tiny_bundle(folder / "store", version=_DAMAGED, activate=False, seed=1, **shape)
+    bundle = build_tiny_bundle(store, items=_ITEMS, first_level=_FIRST_LEVEL)
+    damaged = build_tiny_bundle(store, version=_DAMAGED, items=_ITEMS, first_level=_FIRST_LEVEL, activate=False, seed=1)
     _overwrite(damaged.path / "item_codes.npy")
     return bundle
 
@@ -398,10 +395,8 @@ def _claims(outcomes: Sequence[Outcome], refusal: bool | None) -> Iterator[Claim
     for one in outcomes:
         yield _recovery(one)
         if one.fault.cached is not None:
-            share = one.share_as_ever("during", "cached")
-            yield Claim.at_least(
-                f"answered from their entry during: {one.fault.name}", share, "of all", one.fault.cached
-            )
+            claim = f"users with an entry answered from it, during: {one.fault.name}"
+            yield Claim.at_least(claim, one.share_as_ever("during", "cached"), "of all", one.fault.cached)
     if refusal is not None:
         yield Claim.at_least("starts with a damaged version that name the file and exit 1", float(refusal), "of 1", 1)
 
