@@ -93,7 +93,7 @@ class OwnRedis:
         return False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Stack:
     """Everything that runs.
 
@@ -114,6 +114,7 @@ class Stack:
     clock: Path | None
     folder: Path
     variables: Mapping[str, str]
+    _asked: tuple[str, float] = ("", 0.0)
 
     @property
     def log(self) -> str:
@@ -125,8 +126,9 @@ class Stack:
         """The lists of the users with an entry."""
         return self.folder / "expected.json"
 
-    def fill(self, mark: str = "", seconds: float = 0) -> None:
+    def fill(self, mark: str, seconds: float) -> None:
         """What a refresh leaves behind, and users for a run of the load who have a history alone."""
+        self._asked = mark, seconds
         random = np.random.default_rng(0)
         keys, items = Keys(), len(self.bundle.catalog)
         pipeline = self.redis.client.pipeline(transaction=False)
@@ -143,10 +145,14 @@ class Stack:
             pipeline.delete(keys.history(user))
             pipeline.rpush(keys.history(user), *seen)
             expected[user] = [f"item-{item}" for item in drawn[:_TOP]]
-        for user in new_users(mark, seconds) if mark else []:
+        for user in new_users(mark, seconds):
             pipeline.rpush(keys.history(user), *[f"item-{item}" for item in random.choice(items, _HISTORY_ITEMS)])
         pipeline.execute()
         self.expected.write_text(json.dumps(expected))
+
+    def fill_again(self) -> None:
+        """The same as last time."""
+        self.fill(*self._asked)
 
     def wait_until_well(self) -> None:
         """Until Redis and decoder answer, and a decode comes in time."""
@@ -218,7 +224,8 @@ def stack(bundle: Bundle, folder: Path, *, slowed: bool = False, faked_clock: Pa
             variables |= {
                 "LD_PRELOAD": str(faked_clock),
                 "FAKETIME_TIMESTAMP_FILE": str(clock),
-                "FAKETIME_NO_CACHE": "1",
+                # Looked at again after a second: at every call, the library slows everything several times over.
+                "FAKETIME_CACHE_DURATION": "1",
                 "DONT_FAKE_MONOTONIC": "1",
             }
         server = running.enter_context(
