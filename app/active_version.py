@@ -82,6 +82,9 @@ class ActiveVersion:
             version = await self._cache.active_version() or await asyncio.to_thread(self._store.active)
         except CacheUnavailable:
             return
+        except TesseraError as error:
+            _logger.error("cannot tell the active version", extra={FIELDS: {"reason": str(error)}})
+            return
         if version is None or version == self.served.version or self._unusable.get(version, 0) > time.monotonic():
             return
         try:

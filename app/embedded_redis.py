@@ -5,7 +5,8 @@
 
 It listens on that Unix socket alone (no TCP port), writes every change to an append-only file, and never evicts. All
 commands with the same home share it: whoever comes first starts it, under a lock. It outlives the command that started
-it, so a refresh and a server can come and go; `stop(home)` ends it, and its data is there at the next start.
+it, so a refresh and a server can come and go; `stop(home)` ends it, and its data is there at the next start. One that
+died otherwise is found by its pid file, which an orderly end removes.
 """
 
 import fcntl
@@ -44,14 +45,22 @@ def ensure_running(home: Path) -> str:
 
     Raises:
         EmbeddedRedisFailed: there is no server binary, or the server did not come up; the message shows its last words.
+            Or one is there and does not answer: a second on the same file would part the data in two.
     """
     folder = _folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     path = socket_path(home)
     with _locked(folder):
-        if not _answers(path):
+        if _listens(path):
+            _wait_for_answer(path)
+        else:
             _launch(folder, path)
     return f"unix://{path}"
+
+
+def has_died(home: Path) -> bool:
+    """Whether this home's Redis has ended without having been told to; false where nobody started it."""
+    return (_folder(home) / "redis.pid").exists() and not _listens(socket_path(home))
 
 
 def stop(home: Path) -> bool:
@@ -162,6 +171,31 @@ def _make_private(folder: Path, *, shared: bool) -> None:
         raise EmbeddedRedisFailed(
             f"{folder}: not a private folder of this user; remove it, or use a shorter TESSERA_HOME"
         )
+
+
+def _wait_for_answer(path: Path) -> None:
+    # It may be reading its file, or be slow for once.
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not _answers(path):
+        if time.monotonic() > deadline:
+            raise EmbeddedRedisFailed(
+                f"{path}: Redis is there and has not answered for {_START_TIMEOUT_S:.0f} s; it is stopped or hangs"
+            )
+        time.sleep(_POLL_S)
+
+
+def _listens(path: Path) -> bool:
+    """Whether a process has the socket open, even one that hangs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            connection.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            # Its queue of connections is full.
+            return True
+        return True
 
 
 def _answers(path: Path) -> bool:

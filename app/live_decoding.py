@@ -117,7 +117,7 @@ class LiveDecoding:
     ) -> None:
         self._tracing = tracing
         self._client = None if address is None else _client(address, max_in_flight)
-        self._breaker = breaker or CircuitBreaker()
+        self._breaker = breaker or CircuitBreaker("decoder")
         self._max_in_flight = max_in_flight
         self._flights: dict[bytes, _Flight] = {}
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -20,6 +20,7 @@ from app.active_version import ActiveVersion
 from app.api_keys import refuse_open_bind
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
+from app.embedded_redis_watch import keep_running
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
@@ -37,7 +38,7 @@ from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
 from app.tracing import check_tracing, open_tracing
-from model_store.bundle import ModelStore
+from model_store.bundle import MODEL_FOLDERS, ModelStore
 from model_store.errors import BundleNotFound
 
 _SHUTDOWN_S = 10
@@ -107,9 +108,9 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal ends it.
 
     Raises:
-        TesseraError: an open address without keys, a file of keys that cannot be used, no active model version, no
-            Redis that could be started, a Redis URL that cannot be read, or traces asked for without OpenTelemetry.
-            Found before anything listens.
+        TesseraError: an open address without keys, a file of keys that cannot be used, no active model version or a
+            corrupt one, no Redis that could be started, a Redis URL that cannot be read, or traces asked for without
+            OpenTelemetry. Found before anything listens.
     """
     settings = settings.model_copy(update={"workers": workers})
     refuse_open_bind(read_keys(settings.api_keys, settings.api_keys_file), host)
@@ -159,6 +160,7 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
             ("freshness", freshness.run()),
             ("keys", access.follow()),
             ("process", ProcessWatch(telemetry.process, active, cache, live, settings).run()),
+            *([] if settings.redis_url else [("redis", keep_running(settings.home))]),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -202,7 +204,10 @@ def _redis(settings: Settings) -> RedisClient:
 
 
 async def _check_version(settings: Settings) -> None:
-    """Find out on the terminal what would otherwise end every worker at its start."""
+    """Find out on the terminal what would otherwise end every worker at its start, again and again.
+
+    As `ActiveVersion.start` chooses it. Reads the version's files once more than the workers do.
+    """
     store = ModelStore(settings.store)
     cache = RecommendationCache(_redis(settings), settings, Telemetry())
     try:
@@ -211,8 +216,11 @@ async def _check_version(settings: Settings) -> None:
         active = None
     finally:
         await cache.aclose()
-    if active not in store.versions() and store.active() is None:
-        raise BundleNotFound(f"{store.root}: no active version; train one, or `tessera models activate VERSION`")
+    if active is not None:
+        with suppress(BundleNotFound):
+            store.open(active, skip=MODEL_FOLDERS)
+            return
+    store.open(skip=MODEL_FOLDERS)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Neighbors:
     """Nearest items by inner product of unit vectors, filtered. Safe to use from several threads.
 
     Args:
-        embeddings: float32 [N, D], unit length, a memory map or in memory.
+        embeddings: float32 [N, D], unit length.
         index_path: the FAISS index over them; read at the first search that needs it.
     """
 

@@ -13,7 +13,7 @@ from ssl import SSLError
 from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from app.circuit_breaker import CircuitBreaker
 from app.redis_connection import RedisClient, connections_of
@@ -93,7 +93,7 @@ class RecommendationCache:
         self.on_active = on_active
         cooldown_s = settings.redis_cooldown_ms / 1000
         self._breaker = CircuitBreaker(
-            failures_to_open=_FAILURES_TO_OPEN, first_pause_s=cooldown_s, longest_pause_s=cooldown_s
+            "redis", failures_to_open=_FAILURES_TO_OPEN, first_pause_s=cooldown_s, longest_pause_s=cooldown_s
         )
         self._read_timeout_s = settings.redis_timeout_ms / 1000
         self._write_timeout_s = settings.redis_write_timeout_ms / 1000
@@ -337,9 +337,15 @@ class RecommendationCache:
     def _unavailable(self, operation: str, error: Exception) -> CacheUnavailable:
         # A certificate that is not trusted looks like any other lost connection from outside.
         kind = next((type(cause).__name__ for cause in causes_of(error) if isinstance(cause, SSLError)), None)
-        kind = kind or type(error).__name__
+        kind = kind or _error_code(error) or type(error).__name__
         self._telemetry.cache_unavailable.labels(operation, kind).inc()
         return CacheUnavailable(f"{operation}: {kind}")
+
+
+def _error_code(error: Exception) -> str | None:
+    """What Redis calls it where the client has no name for it: MISCONF for a full disk, NOREPLICAS, ..."""
+    code = str(error).partition(" ")[0]
+    return code if type(error) is ResponseError and code.isupper() and code != "ERR" else None
 
 
 def _text(value: bytes | None) -> str | None:

@@ -53,7 +53,8 @@ class ServedModel:
             bundle=bundle,
             catalog=catalog,
             eligibility=Eligibility(catalog, bundle.trie, cache_bytes=filter_cache_bytes),
-            neighbors=Neighbors(bundle.item_embeddings, bundle.faiss_path),
+            # A copy: whatever becomes of the file, this version goes on.
+            neighbors=Neighbors(np.array(bundle.item_embeddings), bundle.faiss_path),
             popular=PopularItems(bundle.popularity),
         )
 

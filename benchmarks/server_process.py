@@ -49,30 +49,35 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def started(module: Sequence[str], path: str, environment: Mapping[str, str]) -> Iterator[ServerProcess]:
+def started(
+    module: Sequence[str], path: str, environment: Mapping[str, str], *, log: Path | None = None
+) -> Iterator[ServerProcess]:
     """Run `python -m MODULE ... PORT`, wait for a 200 on `path`, end it afterwards.
 
     Args:
         module: the module and its arguments; the port is appended.
         path: what to ask for.
         environment: variables on top of ours.
+        log: where its standard error goes; left out, a pipe that nobody reads before it fails: not for one that says
+            much.
     """
     port = _free_port()
     command = [sys.executable, "-m", *module, str(port)]
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    with contextlib.nullcontext(subprocess.PIPE) if log is None else log.open("wb") as stderr:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
     try:
         while not _get(port, path).startswith(b"HTTP/1.1 200"):
             if process.poll() is not None or time.perf_counter() - begin > _START_TIMEOUT_S:
                 process.kill()
-                said = process.communicate()[1].decode(errors="replace")
+                said = (process.communicate()[1] or b"" if log is None else log.read_bytes()).decode(errors="replace")
                 raise RuntimeError(f"{' '.join(command)} did not answer:\n{said}")
             time.sleep(_POLL_S)
         yield ServerProcess(process, port, time.perf_counter() - begin)

@@ -39,7 +39,11 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 @dataclass(frozen=True)
 class Bundle:
-    """One published version, opened. Arrays load on first use."""
+    """One published version, opened. Arrays load on first use.
+
+    A mapped file that is written over changes under its readers, and one that is cut short kills them (SIGBUS): what
+    answers are made of is read into memory, and only `item_embeddings` is a map.
+    """
 
     path: Path
     manifest: Manifest
@@ -67,7 +71,7 @@ class Bundle:
     @cached_property
     def item_codes(self) -> ItemCodes:
         """The code of every item."""
-        codes = ItemCodes(self._array("item_codes.npy"))
+        codes = ItemCodes(np.array(self._array("item_codes.npy")))
         if len(codes) != self.manifest.items:
             raise BundleCorrupt(f"{self.path / 'item_codes.npy'}: {len(codes)} codes for {self.manifest.items} items")
         return codes
@@ -80,11 +84,11 @@ class Bundle:
     @cached_property
     def popularity(self) -> NDArray[np.float32]:
         """Events per item in training; float32 [N]."""
-        return self._array("popularity.npy")
+        return np.array(self._array("popularity.npy"))
 
     @cached_property
     def item_embeddings(self) -> NDArray[np.float32]:
-        """The joint item vectors the codes quantize, unit length; float32 [N, D]."""
+        """The joint item vectors the codes quantize, unit length; float32 [N, D], a memory map."""
         return self._array("item_embeddings.npy")
 
     @property
@@ -136,13 +140,16 @@ class Bundle:
         """
         for name, record in self.manifest.files.items():
             path = self.path / name
-            if not path.is_file():
-                raise BundleCorrupt(f"{path}: missing; the manifest lists it")
-            size = path.stat().st_size
-            if size != record.size:
-                raise BundleCorrupt(f"{path}: {size} bytes, the manifest says {record.size}")
-            if not name.startswith(skip) and sha256_of(path) != record.sha256:
-                raise BundleCorrupt(f"{path}: its content changed since it was published (sha256 differs)")
+            try:
+                if not path.is_file():
+                    raise BundleCorrupt(f"{path}: missing; the manifest lists it")
+                size = path.stat().st_size
+                if size != record.size:
+                    raise BundleCorrupt(f"{path}: {size} bytes, the manifest says {record.size}")
+                if not name.startswith(skip) and sha256_of(path) != record.sha256:
+                    raise BundleCorrupt(f"{path}: its content changed since it was published (sha256 differs)")
+            except OSError as error:
+                raise BundleCorrupt(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @dataclass(frozen=True)
@@ -282,6 +289,8 @@ class ModelStore:
             return (self.root / name).read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleCorrupt(f"{self.root / name}: cannot be read ({error})") from error
 
     def _point(self, name: str, version: str) -> None:
         staging = self.root / f".{name}-{os.getpid()}"

@@ -131,6 +131,8 @@ class Manifest(BaseModel):
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise BundleNotFound(f"{path}: no such file; `tessera models list` shows the published versions") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleCorrupt(f"{path}: cannot be read ({error})") from error
         # The format comes first: a newer one may have any other shape, and deserves its own message.
         try:
             content = json.loads(text)

@@ -66,7 +66,7 @@ async def until_ready(live: LiveDecoding) -> None:
 
 
 async def test_a_killed_decoder_is_restarted_and_used_again(child: DecoderChild, tmp_path: Path) -> None:
-    live = LiveDecoding(child.address, breaker=CircuitBreaker(failures_to_open=2, first_pause_s=0.05))
+    live = LiveDecoding(child.address, breaker=CircuitBreaker("decoder", failures_to_open=2, first_pause_s=0.05))
     await until_ready(live)
     assert len((await live.decode(REQUEST)).items) == 5
     path = Path(child.address.removeprefix("unix://"))

@@ -1,6 +1,7 @@
 """One real server per home, shared, durable, without a port."""
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -11,7 +12,8 @@ import pytest
 import redis
 
 from app import embedded_redis
-from app.embedded_redis import EmbeddedRedisFailed, ensure_running, socket_path, stop
+from app.embedded_redis import EmbeddedRedisFailed, ensure_running, has_died, socket_path, stop
+from tests.redis_servers import wait_until
 
 
 def server_pid(url: str) -> int:
@@ -85,6 +87,33 @@ def test_server_that_cannot_start_says_why(home: Path) -> None:
     (home / "redis" / "appendonly.aof").write_text("this is no append-only file\n" * 10)
     with pytest.raises(EmbeddedRedisFailed, match="Bad file format"):
         ensure_running(home)
+
+
+def test_a_server_that_hangs_is_not_given_a_rival(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = ensure_running(home)
+    pid = server_pid(url)
+    monkeypatch.setattr(embedded_redis, "_PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(embedded_redis, "_START_TIMEOUT_S", 0.2)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(EmbeddedRedisFailed, match="has not answered"):
+            ensure_running(home)
+        assert not has_died(home)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    assert server_pid(ensure_running(home)) == pid
+
+
+def test_only_an_end_that_nobody_asked_for_is_a_death(home: Path) -> None:
+    assert not has_died(home)
+    url = ensure_running(home)
+    assert not has_died(home)
+    stop(home)
+    assert not has_died(home)
+    ensure_running(home)
+    os.kill(server_pid(url), signal.SIGKILL)
+    wait_until(lambda: has_died(home))
 
 
 def test_missing_binary_says_what_to_do(home: Path) -> None:

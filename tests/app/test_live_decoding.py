@@ -182,7 +182,7 @@ async def test_the_breaker_opens_without_a_decoder_and_closes_when_it_is_back(
     settings: DecoderSettings, tmp_path: Path
 ) -> None:
     path = tmp_path / "decoder.sock"
-    live = LiveDecoding(f"unix://{path}", breaker=CircuitBreaker(failures_to_open=3, first_pause_s=0.05))
+    live = LiveDecoding(f"unix://{path}", breaker=CircuitBreaker("decoder", failures_to_open=3, first_pause_s=0.05))
     assert [await reason_of(live, REQUEST) for _ in range(4)] == ["failed"] * 3 + ["breaker_open"]
     assert not await live.ready()
     async with running_decoder(settings, path) as decoder:
@@ -197,7 +197,7 @@ async def test_a_decoder_that_never_answers_opens_the_breaker(tmp_path: Path) ->
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent.sock"))
         silent.listen()
-        live = LiveDecoding(f"unix://{tmp_path}/silent.sock", breaker=CircuitBreaker(failures_to_open=2))
+        live = LiveDecoding(f"unix://{tmp_path}/silent.sock", breaker=CircuitBreaker("decoder", failures_to_open=2))
         for n in (1, 2):
             assert await reason_of(live, replace(REQUEST, n=n, deadline_ms=50)) == "deadline"
         await asyncio.sleep(0.4)
@@ -225,7 +225,7 @@ async def test_closing_fails_those_who_wait(decoder: RunningDecoder) -> None:
 
 def test_the_breaker_lets_one_trial_through_per_pause() -> None:
     now = 0.0
-    breaker = CircuitBreaker(failures_to_open=2, first_pause_s=1, longest_pause_s=3, clock=lambda: now)
+    breaker = CircuitBreaker("decoder", failures_to_open=2, first_pause_s=1, longest_pause_s=3, clock=lambda: now)
     breaker.failed()
     assert breaker.allows()
     breaker.failed()
@@ -244,6 +244,22 @@ def test_the_breaker_lets_one_trial_through_per_pause() -> None:
     breaker.succeeded()
     assert not breaker.is_open
     assert [breaker.allows(), breaker.allows()] == [True, True]
+
+
+def test_the_log_tells_when_a_dependency_goes_and_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    breaker = CircuitBreaker("redis", failures_to_open=2, first_pause_s=1, clock=lambda: now)
+    breaker.succeeded()
+    for _ in range(4):
+        breaker.failed()
+    now = 7.5
+    breaker.succeeded()
+    breaker.succeeded()
+    said = [(record.levelname, vars(record)["fields"]) for record in caplog.records]
+    assert said == [
+        ("ERROR", {"dependency": "redis", "failures": 2}),
+        ("WARNING", {"dependency": "redis", "after_s": 7.5}),
+    ]
 
 
 def test_the_client_brings_no_model_library_along() -> None:
