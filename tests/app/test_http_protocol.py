@@ -179,15 +179,20 @@ def test_a_head_that_does_not_come_ends_the_connection(port: int, begin: bytes) 
     assert HEAD_TIMEOUT_S * 0.9 < time.monotonic() - started < HEAD_TIMEOUT_S + 10
 
 
-def test_a_head_that_drips_ends_the_connection(port: int) -> None:
+@pytest.mark.parametrize("served_before", [0, 1])
+def test_a_head_that_drips_ends_the_connection(port: int, served_before: int) -> None:
     def drip(to_server: socket.socket) -> None:
         while time.monotonic() < started + 20:
             to_server.sendall(b"X")
             time.sleep(0.02)
 
     started = time.monotonic()
-    with connection(port) as to_server, pytest.raises((BrokenPipeError, ConnectionResetError)):
-        drip(to_server)
+    with connection(port) as to_server:
+        for _ in range(served_before):
+            to_server.sendall(request().replace(b"Connection: close\r\n", b""))
+            assert_served(to_server)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            drip(to_server)
     assert time.monotonic() - started < HEAD_TIMEOUT_S + 10
 
 
