@@ -72,12 +72,15 @@ class HttpProtocol(HttpToolsProtocol):
         """Take bytes; those of a head are counted."""
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._await_head()
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if not self._in_head or not self._head_bytes or self.transport.is_closing():
+            return
+        # Part of a head; a whole one, the usual case, needs no timer.
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._too_large = True
             self.send_400_response("")
+        elif self._head_timer is None:
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         """Check a whole head and begin to answer."""

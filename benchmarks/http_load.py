@@ -107,11 +107,11 @@ def _generate(port: int, connections: int, duration_s: float, requests: Sequence
 
 
 def _get(user: int) -> bytes:
-    return f"GET /recommend/user-{user} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    return f"GET /recommend/user-{user} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def _post(body: bytes) -> bytes:
-    head = "POST /recommend HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: "
+    head = "POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
     return f"{head}{len(body)}\r\n\r\n".encode() + body
 
 

@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.key_file import KeyFileInvalid, read_key_file
 from app.main import create_app, serve
 from app.settings import Settings
 from tests.app.conftest import running
+from tests.app.running_server import served
 
 OLD, NEW = "old-key-" + "o" * 20, "new-key-" + "n" * 20
 
@@ -130,3 +132,21 @@ async def test_keys_are_rotated_while_the_server_runs(
         file.write_text(line(OLD))
         await _until(lambda: good(OLD))
         assert not await good(NEW)
+
+
+def test_every_worker_follows_the_file(settings: Settings, stored: object, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(line(OLD))
+    with served(settings.model_copy(update={"api_keys_file": file}), workers=2) as client:
+
+        def statuses(key: str) -> set[int]:
+            # A new connection each time, so that both workers get some.
+            url = f"{client.base_url}/popular"
+            return {httpx.get(url, headers={"X-API-Key": key}, timeout=10).status_code for _ in range(20)}
+
+        assert (statuses(OLD), statuses(NEW)) == ({200}, {401})
+        file.write_text(line(NEW))
+        deadline = time.monotonic() + 20
+        while statuses(NEW) != {200}:
+            assert time.monotonic() < deadline
+        assert statuses(OLD) == {401}

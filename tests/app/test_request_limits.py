@@ -34,6 +34,14 @@ async def test_a_line_break_in_a_path_makes_no_other_id_of_it(client: httpx.Asyn
     assert_problem(await client.get(target), 400, "bad-address")
 
 
+@pytest.mark.parametrize(
+    "target", ["/recommend/a%FF", "/users/a%FE/history", "/similar/%C0%AF", "/popular?category=%FF"]
+)
+async def test_bytes_that_are_no_text_make_no_id(client: httpx.AsyncClient, target: str) -> None:
+    """They would all become the same one."""
+    assert_problem(await client.get(target), 422, "invalid-request")
+
+
 async def test_body_that_comes_too_slowly(settings: Settings, stored: object) -> None:
     gone = asyncio.Event()
 
