@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from pydantic import SecretStr
@@ -71,6 +72,7 @@ def refuse_open_bind(keys: ApiKeys, host: str) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
 def is_local(address: str | None) -> bool:
     """Whether an address is this machine's own; None, a Unix socket's peer, is."""
     if address is None:

@@ -7,12 +7,13 @@ from typing import Annotated, cast
 from fastapi import Depends, Path, Query, Request, Security
 from fastapi.security import APIKeyHeader
 
+from app.access import KEY_HEADER, admit
 from app.active_version import ActiveVersion
-from app.api_keys import ApiKeys, Scope, is_local
+from app.api_keys import ApiKeys, Scope
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
-from app.problems import KeyRequired, NotLocal, QueryNotSupported, ScopeMissing
+from app.problems import QueryNotSupported
 from app.recommendation_cache import RecommendationCache
 from app.recommender import Recommender
 from app.schemas import Id, NoParameters
@@ -22,7 +23,7 @@ from app.telemetry import Telemetry
 from model_store.bundle import ModelStore
 
 _key_header = APIKeyHeader(
-    name="X-API-Key", auto_error=False, description="Needed where the server has keys configured."
+    name=KEY_HEADER, auto_error=False, description="Needed where the server has keys configured."
 )
 
 
@@ -56,16 +57,7 @@ def require(scope: Scope) -> Callable[..., Awaitable[None]]:
     """A dependency that lets only callers with `scope` pass."""
 
     async def check(request: Request, key: Annotated[str | None, Security(_key_header)]) -> None:
-        keys: ApiKeys = request.app.state.keys
-        if not keys.grants:
-            if not is_local(request.client.host if request.client else None):
-                raise NotLocal
-            return
-        scopes = keys.scopes_of(key) if key else None
-        if scopes is None:
-            raise KeyRequired
-        if scope not in scopes:
-            raise ScopeMissing(f"This call needs the scope {scope!r}, which the key does not have.")
+        admit(request.scope, scope)
 
     return check
 

@@ -17,9 +17,11 @@ from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, refuse_open_bind
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
+from app.direct_route import DirectRoute
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
+from app.finished_answers import FinishedAnswers
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
@@ -57,6 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.keys = ApiKeys.parse(settings.api_keys)
     problems.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(DirectRoute)
     app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
     for routes in (recommendations, ranking, events, items, health, metrics):
         app.include_router(routes.router)
@@ -105,7 +109,8 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
-    recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
+    finished = FinishedAnswers(refresh, freshness, telemetry)
+    recommender = Recommender(active, cache, live, entries, finished, settings, telemetry)
     keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
     try:

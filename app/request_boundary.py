@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.problems import BodyTooLarge, crash, render
 from app.settings import Settings
 from app.structured_logging import FIELDS, REQUEST_ID
-from app.telemetry import Telemetry
+from app.telemetry import ByLabels, Telemetry
 
 SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
@@ -33,8 +33,10 @@ class RequestBoundary:
 
     def __init__(self, app: ASGIApp, *, settings: Settings, telemetry: Telemetry) -> None:
         self._app = app
-        self._settings = settings
-        self._telemetry = telemetry
+        self._max_body_bytes = settings.max_body_bytes
+        self._access_log = settings.access_log
+        self._requests = ByLabels(telemetry.requests)
+        self._request_seconds = ByLabels(telemetry.request_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -43,7 +45,8 @@ class RequestBoundary:
             return
         begin = perf_counter()
         status, started = 500, False
-        scope["request_id"] = request_id = _request_id(scope)
+        request_id, length, chunked = _headers(scope)
+        scope["request_id"] = request_id
         token = REQUEST_ID.set(request_id)
 
         async def send_with_id(message: Message) -> None:
@@ -55,7 +58,12 @@ class RequestBoundary:
             await send(message)
 
         try:
-            bounded = await _bounded(scope, receive, self._settings.max_body_bytes)
+            bounded: Receive | None = receive
+            if length is not None:
+                # The server holds the sender to the length it declared.
+                bounded = receive if length.isdigit() and int(length) <= self._max_body_bytes else None
+            elif chunked:
+                bounded = await _bounded(receive, self._max_body_bytes)
             if bounded is None:
                 await render(BodyTooLarge(), request_id)(scope, receive, send_with_id)
             else:
@@ -73,34 +81,34 @@ class RequestBoundary:
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
         source = scope.get(SOURCE, "")
-        self._telemetry.requests.labels(scope["method"], route, status).inc()
-        self._telemetry.request_seconds.labels(route, source).observe(seconds)
-        if self._settings.access_log or status >= 500:
+        self._requests[scope["method"], route, status].inc()
+        self._request_seconds[route, source].observe(seconds)
+        if self._access_log or status >= 500:
             # The route's template, never the path: paths hold user ids.
             fields = {"method": scope["method"], "route": route, "status": status, "source": source}
             _logger.info("request", extra={FIELDS: {**fields, "ms": round(seconds * 1000, 3)}})
 
 
-def _request_id(scope: Scope) -> str:
+def _headers(scope: Scope) -> tuple[str, bytes | None, bool]:
+    """The request's id, ours where it brings none; the length it declares; whether it comes in chunks."""
+    request_id, length, chunked = None, None, False
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
-            return str(value.decode())
-    return secrets.token_hex(8)
+        if name == b"x-request-id":
+            if request_id is None and _SANE_ID.fullmatch(value):
+                request_id = value.decode()
+        elif name == b"content-length":
+            length = value
+        elif name == b"transfer-encoding":
+            chunked = True
+    return request_id or secrets.token_hex(8), length, chunked
 
 
 def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path_format", None) or "unmatched"
 
 
-async def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive | None:
-    """A `receive` for a body within the limit, None when it is larger."""
-    headers = dict(scope["headers"])
-    declared = headers.get(b"content-length")
-    if declared is not None:
-        # The server holds the sender to the length it declared.
-        return receive if declared.isdigit() and int(declared) <= limit else None
-    if b"transfer-encoding" not in headers:
-        return receive
+async def _bounded(receive: Receive, limit: int) -> Receive | None:
+    """A `receive` for a body of unknown length, None when it turns out larger than the limit."""
     body = b""
     while True:
         message = await receive()

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.eligibility import Eligibility
+from app.items_by_code import ItemsByCode
 from app.neighbors import Neighbors
 from app.popular_items import PopularItems
 from model_store.bundle import MODEL_FOLDERS, Bundle, ModelStore
@@ -57,15 +59,20 @@ class ServedModel:
             popular=PopularItems(bundle.popularity),
         )
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The version's name."""
         return self.bundle.version
 
-    @property
+    @cached_property
     def entry_layout(self) -> EntryLayout:
         """Where its entries are in Redis."""
         return self.bundle.entry_layout
+
+    @cached_property
+    def items_by_code(self) -> ItemsByCode:
+        """The items of codes, as answers show them."""
+        return ItemsByCode(self.bundle.item_codes, self.catalog)
 
     @property
     def takes_queries(self) -> bool:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -26,6 +27,18 @@ def latency_buckets() -> tuple[float, ...]:
     while bounds[-1] < _SLOWEST_S:
         bounds.append(float(f"{bounds[-1] * _STEP:.4g}"))
     return tuple(bounds)
+
+
+class ByLabels(dict[tuple[Any, ...], Any]):
+    """A metric's children by their label values: the library looks them up slower, behind a lock."""
+
+    def __init__(self, metric: Counter | Histogram) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[Any, ...]) -> Any:
+        child = self[labels] = self._metric.labels(*labels)
+        return child
 
 
 class Telemetry:
@@ -52,6 +65,7 @@ class Telemetry:
             registry=registry,
             buckets=buckets,
         )
+        self.stage_by_name = ByLabels(self.stage_seconds)
         self.items = Counter(
             "tessera_items", "Items recommended, by the part that gave them.", ("reason",), registry=registry
         )
@@ -121,7 +135,7 @@ class Telemetry:
         finally:
             seconds = perf_counter() - begin
             timings_ms[name] = timings_ms.get(name, 0.0) + seconds * 1000
-            self.stage_seconds.labels(name).observe(seconds)
+            self.stage_by_name[name,].observe(seconds)
 
     def exposition(self) -> bytes:
         """The Prometheus text of all workers."""

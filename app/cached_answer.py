@@ -1,0 +1,143 @@
+"""The common answer in one go: from what Redis has of a user to the bytes of the response.
+
+It says what `app.draft` would say of the same request, field by field (a property test compares the two), and does not
+build the parts between. Where anything is out of the ordinary it gives no answer, and the recommender takes over.
+"""
+
+import secrets
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from app.eligibility import ItemFilter
+from app.items_by_code import KnownItem
+from app.recommendation import Source, Wanted
+from app.recommendation_cache import StoredUser
+from app.served_model import ServedModel
+from model_store.cache_entries import PlainEntry, history_digest
+from model_store.errors import CacheEntryUnreadable
+
+_REPLACED = "\ufffd".encode()
+
+
+class CachedAnswer(NamedTuple):
+    """An answer from a user's entry alone.
+
+    Attributes:
+        recommendation_id: the answer's.
+        body: the response.
+        item_ids: of the page, best first.
+        source: `cache` or `stale_cache`.
+        age_s: of the entry.
+        known: whether an item of the user's history is in the catalogue.
+    """
+
+    recommendation_id: str
+    body: bytes
+    item_ids: list[str]
+    source: Source
+    age_s: float
+    known: bool
+
+
+def is_simple(wanted: Wanted) -> bool:
+    """Whether an entry can be the whole answer to such a request."""
+    return (
+        not wanted.history
+        and wanted.only is None
+        and wanted.max_per_prefix is None
+        and wanted.query is None
+        and wanted.within is None
+        and not wanted.explain
+    )
+
+
+def cached_answer(
+    model: ServedModel, user_id: str, wanted: Wanted, stored: StoredUser, max_age_s: float, now: float
+) -> CachedAnswer | None:
+    """Answer a simple request from the user's entry.
+
+    Args:
+        model: the version to answer with.
+        user_id: who is answered.
+        wanted: the request; its `user_id` is not looked at.
+        stored: what Redis has of the user.
+        max_age_s: age from which the entry counts as stale.
+        now: Unix seconds.
+
+    Returns:
+        None where there is no entry that can be read, too few of its items may be shown, or a decode is asked for.
+    """
+    if stored.packed is None:
+        return None
+    try:
+        entry = PlainEntry.unpack(stored.packed)
+    except CacheEntryUnreadable:
+        return None
+    history, needed = stored.history, wanted.offset + wanted.n
+    age_s = max(now - entry.decoded_at, 0.0)
+    stale = age_s > max_age_s or (bool(history) and entry.history_digest != history_digest(history))
+    if needed > len(entry.codes) or (stale and wanted.fresh):
+        return None
+    hidden = set(history)
+    if wanted.exclude:
+        hidden.update(item.encode() for item in wanted.exclude)
+    best = _best(model, entry, hidden, wanted.item_filter, needed)
+    if best is None:
+        return None
+    source: Source = "stale_cache" if stale else "cache"
+    recommendation_id = secrets.token_hex(12)
+    page = best[wanted.offset :]
+    body = orjson.dumps(
+        {
+            "recommendation_id": recommendation_id,
+            "user_id": user_id,
+            "items": [
+                {"item_id": item.item_id, "rank": rank, "score": score, "code": item.code, "reason": "cache"}
+                for rank, (item, score) in enumerate(page, wanted.offset + 1)
+            ],
+            "source": source,
+            "model_version": model.version,
+            "generated_at": datetime.fromtimestamp(now - age_s, UTC).isoformat(timespec="milliseconds"),
+            "age_s": round(age_s, 3),
+            "degraded": False,
+            "shortfall_reason": None,
+            "not_applied": {},
+        }
+    )
+    known = any(item.decode(errors="replace") in model.catalog for item in reversed(history))
+    return CachedAnswer(recommendation_id, body, [item.item_id for item, _ in page], source, age_s, known)
+
+
+def _best(
+    model: ServedModel, entry: PlainEntry, hidden: set[bytes], item_filter: ItemFilter, needed: int
+) -> list[tuple[KnownItem, float]] | None:
+    """The first `needed` items of the entry that may be shown, None where there are fewer."""
+    open_items: list[tuple[KnownItem, float]] = []
+    checked = 0
+    for item, score in zip(model.items_by_code.of(entry.codes), entry.scores, strict=True):
+        if item is None or item.stored_id in hidden:
+            continue
+        if _REPLACED in item.stored_id:
+            # A history that is no UTF-8 may mean this one.
+            return None
+        hidden.add(item.stored_id)
+        open_items.append((item, score))
+        if len(open_items) == needed:
+            _drop_filtered(model, open_items, checked, item_filter)
+            if len(open_items) == needed:
+                return open_items
+            checked = len(open_items)
+    return None
+
+
+def _drop_filtered(
+    model: ServedModel, items: list[tuple[KnownItem, float]], checked: int, item_filter: ItemFilter
+) -> None:
+    """Take out those after the first `checked` that the catalogue-wide filter does not let through."""
+    new = items[checked:]
+    indices = np.array([item.row for item, _ in new], dtype=np.intp)
+    allowed = model.eligibility.allowed(item_filter, indices).tolist()
+    items[checked:] = [one for one, passes in zip(new, allowed, strict=True) if passes]
