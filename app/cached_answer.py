@@ -6,6 +6,8 @@ build the parts between. Where anything is out of the ordinary it gives no answe
 
 import secrets
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +20,6 @@ from app.recommendation_cache import StoredUser
 from app.served_model import ServedModel
 from model_store.cache_entries import PlainEntry, history_digest
 from model_store.errors import CacheEntryUnreadable
-
-_REPLACED = "\ufffd".encode()
 
 
 class CachedAnswer(NamedTuple):
@@ -79,7 +79,7 @@ def cached_answer(
     history, needed = stored.history, wanted.offset + wanted.n
     age_s = max(now - entry.decoded_at, 0.0)
     stale = age_s > max_age_s or (bool(history) and entry.history_digest != history_digest(history))
-    if needed > len(entry.codes) or (stale and wanted.fresh):
+    if stale and wanted.fresh:
         return None
     hidden = set(history)
     if wanted.exclude:
@@ -95,49 +95,57 @@ def cached_answer(
             "recommendation_id": recommendation_id,
             "user_id": user_id,
             "items": [
-                {"item_id": item.item_id, "rank": rank, "score": score, "code": item.code, "reason": "cache"}
-                for rank, (item, score) in enumerate(page, wanted.offset + 1)
+                {"item_id": item_id, "rank": rank, "score": score, "code": code, "reason": "cache"}
+                for rank, ((_, item_id, _, code), score) in enumerate(page, wanted.offset + 1)
             ],
             "source": source,
             "model_version": model.version,
-            "generated_at": datetime.fromtimestamp(now - age_s, UTC).isoformat(timespec="milliseconds"),
+            "generated_at": _time_text(now - age_s),
             "age_s": round(age_s, 3),
             "degraded": False,
             "shortfall_reason": None,
             "not_applied": {},
         }
     )
-    known = any(item.decode(errors="replace") in model.catalog for item in reversed(history))
-    return CachedAnswer(recommendation_id, body, [item.item_id for item, _ in page], source, age_s, known)
+    item_ids = [item_id for (_, item_id, _, _), _ in page]
+    return CachedAnswer(recommendation_id, body, item_ids, source, age_s, _any_known(model, history))
 
 
 def _best(
     model: ServedModel, entry: PlainEntry, hidden: set[bytes], item_filter: ItemFilter, needed: int
 ) -> list[tuple[KnownItem, float]] | None:
-    """The first `needed` items of the entry that may be shown, None where there are fewer."""
-    open_items: list[tuple[KnownItem, float]] = []
-    checked = 0
-    for item, score in zip(model.items_by_code.of(entry.codes), entry.scores, strict=True):
-        if item is None or item.stored_id in hidden:
-            continue
-        if _REPLACED in item.stored_id:
-            # A history that is no UTF-8 may mean this one.
-            return None
-        hidden.add(item.stored_id)
-        open_items.append((item, score))
-        if len(open_items) == needed:
-            _drop_filtered(model, open_items, checked, item_filter)
-            if len(open_items) == needed:
-                return open_items
-            checked = len(open_items)
-    return None
+    """The first `needed` items of the entry that may be shown, None where there are fewer or that is not certain."""
+    items = model.items_by_code.of(entry.codes)
+    if items is None or len(set(entry.codes)) < len(entry.codes):
+        return None
+    unseen = [
+        (item, score)
+        for item, score in zip(items, entry.scores, strict=True)
+        if item is not None and item[2] not in hidden
+    ]
+    best = unseen[:needed]
+    if len(best) < needed:
+        return None
+    allowed = _allowed(model, best, item_filter)
+    if all(allowed):
+        return best
+    allowed += _allowed(model, unseen[needed:], item_filter)
+    best = list(compress(unseen, allowed))[:needed]
+    return best if len(best) == needed else None
 
 
-def _drop_filtered(
-    model: ServedModel, items: list[tuple[KnownItem, float]], checked: int, item_filter: ItemFilter
-) -> None:
-    """Take out those after the first `checked` that the catalogue-wide filter does not let through."""
-    new = items[checked:]
-    indices = np.array([item.row for item, _ in new], dtype=np.intp)
-    allowed = model.eligibility.allowed(item_filter, indices).tolist()
-    items[checked:] = [one for one, passes in zip(new, allowed, strict=True) if passes]
+def _allowed(model: ServedModel, items: list[tuple[KnownItem, float]], item_filter: ItemFilter) -> list[bool]:
+    """Which of these items the catalogue-wide filter lets through."""
+    rows = np.array([item[0] for item, _ in items], dtype=np.intp)
+    allowed: list[bool] = model.eligibility.allowed(item_filter, rows).tolist()
+    return allowed
+
+
+def _any_known(model: ServedModel, history: list[bytes]) -> bool:
+    # The newest is nearly always in the catalogue.
+    return any(item.decode(errors="replace") in model.catalog for item in reversed(history))
+
+
+@lru_cache(maxsize=4096)
+def _time_text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

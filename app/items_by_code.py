@@ -8,6 +8,7 @@ import numpy as np
 from model_store.catalog import Catalog
 from model_store.item_codes import ItemCodes, code_text
 
+_REPLACED = "\ufffd"
 MAX_KEPT = 1 << 15
 """Codes kept: some 10 MB. A catalogue with more items mostly recommends a part of them."""
 
@@ -40,9 +41,16 @@ class ItemsByCode:
         self._codes = codes
         self._catalog = catalog
         self._kept: dict[int, KnownItem | None] = {}
+        # Of a history that is no UTF-8 such an id may be what is read.
+        self._certain = not any(_REPLACED in item_id for item_id in catalog.item_ids)
 
-    def of(self, packed: Sequence[int]) -> list[KnownItem | None]:
-        """The items of codes, each one big-endian number as in `ItemCodes.packed`; None where no item has that code."""
+    def of(self, packed: Sequence[int]) -> list[KnownItem | None] | None:
+        """The items of codes, each one big-endian number as in `ItemCodes.packed`; None where no item has that code.
+
+        None instead of a list where ids of the catalogue cannot be told from stored ones by their bytes.
+        """
+        if not self._certain:
+            return None
         kept = self._kept
         try:
             return [kept[code] for code in packed]

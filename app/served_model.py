@@ -51,13 +51,15 @@ class ServedModel:
         catalog = bundle.catalog
         # Built here rather than at the first request that needs it: opening happens off the event loop.
         _ = bundle.item_codes.items_of(bundle.item_codes.codes_NL[:1])
-        return cls(
+        model = cls(
             bundle=bundle,
             catalog=catalog,
             eligibility=Eligibility(catalog, bundle.trie, cache_bytes=filter_cache_bytes),
             neighbors=Neighbors(bundle.item_embeddings, bundle.faiss_path),
             popular=PopularItems(bundle.popularity),
         )
+        _ = model.items_by_code
+        return model
 
     @cached_property
     def version(self) -> str:

@@ -209,30 +209,35 @@ class SharedReads:
             return
         self._breaker.succeeded()
         replies = done.result()
-        refused = next((reply for reply in replies[:common] if isinstance(reply, Exception)), None)
+        # Such as a key of another type: Redis is well, what asked for it is not.
+        errors = any(issubclass(kind, Exception) for kind in set(map(type, replies)))
+        refused = _first_error(replies[:common]) if errors else None
         if refused is not None:
             self._fail(reads, refused)
             return
         self._on_common(replies[:common])
-        at = common
         self._waiting -= len(reads)
+        at = common
         for future, commands in reads:
-            end = at + len(commands)
-            if not future.done():
-                own = replies[at:end]
-                failed = next((reply for reply in own if isinstance(reply, Exception)), None)
-                # Such as a key of another type: Redis is well, this read is not.
-                if failed is None:
-                    future.set_result(own)
-                else:
-                    future.set_exception(failed)
-            at = end
+            own = replies[at : at + len(commands)]
+            at += len(commands)
+            if future.done():
+                continue
+            failed = _first_error(own) if errors else None
+            if failed is None:
+                future.set_result(own)
+            else:
+                future.set_exception(failed)
 
     def _fail(self, reads: "list[_Read]", error: BaseException) -> None:
         for future, _ in reads:
             if not future.done():
                 future.set_exception(error)
         self._waiting -= len(reads)
+
+
+def _first_error(replies: Sequence[Any]) -> Exception | None:
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)
 
 
 def _look_away(done: "asyncio.Future[Any]") -> None:

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,14 +107,24 @@ class PlainEntry(NamedTuple):
             CacheEntryUnreadable: another format, or a length that does not fit the header.
         """
         _, count, decoded_at, digest = _header(value)
-        codes = struct.unpack_from(f">{count}I", value, _HEADER.size)
-        scores = struct.unpack_from(f"<{count}e", value, _HEADER.size + _CODE_BYTES * count)
-        return cls(codes, scores, digest, decoded_at)
+        codes, scores = _lists(count)
+        return cls(
+            codes.unpack_from(value, _HEADER.size),
+            scores.unpack_from(value, _HEADER.size + codes.size),
+            digest,
+            decoded_at,
+        )
 
 
 def packed_bytes(count: int) -> int:
     """The length of an entry of so many items."""
     return _HEADER.size + _ITEM_BYTES * count
+
+
+@lru_cache(maxsize=256)
+def _lists(count: int) -> tuple[struct.Struct, struct.Struct]:
+    """How so many codes and scores are read."""
+    return struct.Struct(f">{count}I"), struct.Struct(f"<{count}e")
 
 
 def _header(value: bytes) -> tuple[int, int, int, int]:
