@@ -4,7 +4,7 @@ It says what `app.draft` would say of the same request, field by field (a proper
 build the parts between. Where anything is out of the ordinary it gives no answer, and the recommender takes over.
 """
 
-import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress
@@ -15,7 +15,7 @@ import orjson
 
 from app.eligibility import ItemFilter
 from app.items_by_code import KnownItem
-from app.recommendation import Source, Wanted
+from app.recommendation import RECOMMENDATION_IDS, Source, Wanted
 from app.recommendation_cache import StoredUser
 from app.served_model import ServedModel
 from model_store.cache_entries import PlainEntry, history_digest
@@ -88,7 +88,7 @@ def cached_answer(
     if best is None:
         return None
     source: Source = "stale_cache" if stale else "cache"
-    recommendation_id = secrets.token_hex(12)
+    recommendation_id = RECOMMENDATION_IDS.next()
     page = best[wanted.offset :]
     body = orjson.dumps(
         {
@@ -115,23 +115,29 @@ def _best(
     model: ServedModel, entry: PlainEntry, hidden: set[bytes], item_filter: ItemFilter, needed: int
 ) -> list[tuple[KnownItem, float]] | None:
     """The first `needed` items of the entry that may be shown, None where there are fewer or that is not certain."""
-    items = model.items_by_code.of(entry.codes)
-    if items is None or len(set(entry.codes)) < len(entry.codes):
+    if len(set(entry.codes)) < len(entry.codes):
         return None
-    unseen = [
-        (item, score)
-        for item, score in zip(items, entry.scores, strict=True)
-        if item is not None and item[2] not in hidden
-    ]
-    best = unseen[:needed]
-    if len(best) < needed:
+    # Mostly the first are enough; what need not be looked at is not.
+    unseen = _unseen(model, entry.codes[:needed], entry.scores[:needed], hidden)
+    if unseen is not None and len(unseen) == needed and all(_allowed(model, unseen, item_filter)):
+        return unseen
+    unseen = _unseen(model, entry.codes, entry.scores, hidden)
+    if unseen is None or len(unseen) < needed:
         return None
-    allowed = _allowed(model, best, item_filter)
-    if all(allowed):
-        return best
-    allowed += _allowed(model, unseen[needed:], item_filter)
-    best = list(compress(unseen, allowed))[:needed]
+    best = list(compress(unseen, _allowed(model, unseen, item_filter)))[:needed]
     return best if len(best) == needed else None
+
+
+def _unseen(
+    model: ServedModel, codes: Sequence[int], scores: Sequence[float], hidden: set[bytes]
+) -> list[tuple[KnownItem, float]] | None:
+    """The items of codes that are known and not hidden, each with its score; None where that is uncertain."""
+    items = model.items_by_code.of(codes)
+    if items is None:
+        return None
+    return [
+        (item, score) for item, score in zip(items, scores, strict=True) if item is not None and item[2] not in hidden
+    ]
 
 
 def _allowed(model: ServedModel, items: list[tuple[KnownItem, float]], item_filter: ItemFilter) -> list[bool]:

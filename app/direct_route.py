@@ -38,7 +38,7 @@ class DirectRoute:
         if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].startswith(_PREFIX):
             await self._app(scope, receive, send)
             return
-        user_id, wanted = scope["path"][len(_PREFIX) :], _wanted(scope["query_string"])
+        user_id, wanted = scope["path"][len(_PREFIX) :], read_parameters(scope["query_string"])
         if wanted is None or not _ID.fullmatch(user_id) or scope.get("root_path"):
             await self._app(scope, receive, send)
             return
@@ -56,7 +56,7 @@ class DirectRoute:
         await send({"type": "http.response.body", "body": body})
 
 
-def _wanted(query: bytes) -> Wanted | None:
+def read_parameters(query: bytes) -> Wanted | None:
     """The request that a query string makes, for no user yet; None where it is not valid."""
     return _kept_parse(query) if len(query) <= _MAX_QUERY_KEPT else _parse(query)
 

@@ -1,32 +1,23 @@
 """From the codes of an entry to what an answer shows of their items, those asked for lately at hand."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
 from model_store.catalog import Catalog
-from model_store.item_codes import ItemCodes, code_text
+from model_store.item_codes import CODE_TEMPLATE, ItemCodes
 
 _REPLACED = "\ufffd"
 MAX_KEPT = 1 << 15
 """Codes kept: some 10 MB. A catalogue with more items mostly recommends a part of them."""
 
 
-class KnownItem(NamedTuple):
-    """One item.
+KnownItem: TypeAlias = tuple[int, str, bytes, str]
+"""An item's row in the catalogue, its id, its id as histories have it, and its code as the model writes it.
 
-    Attributes:
-        row: its index in the catalogue.
-        item_id: its id.
-        stored_id: its id as histories have it.
-        code: its code as the model writes it.
-    """
-
-    row: int
-    item_id: str
-    stored_id: bytes
-    code: str
+A plain tuple: the garbage collector does not walk those.
+"""
 
 
 class ItemsByCode:
@@ -44,6 +35,9 @@ class ItemsByCode:
         # Of a history that is no UTF-8 such an id may be what is read.
         self._certain = not any(_REPLACED in item_id for item_id in catalog.item_ids)
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def of(self, packed: Sequence[int]) -> list[KnownItem | None] | None:
         """The items of codes, each one big-endian number as in `ItemCodes.packed`; None where no item has that code.
 
@@ -58,15 +52,22 @@ class ItemsByCode:
             return self._look_up(packed)
 
     def _look_up(self, packed: Sequence[int]) -> list[KnownItem | None]:
-        if len(self._kept) + len(packed) > MAX_KEPT:
+        missing = [code for code in packed if code not in self._kept]
+        codes_KL = np.array(missing, dtype=">u4").view(np.uint8).reshape(len(missing), -1)
+        found = {
+            code: self._known(row, levels)
+            for code, row, levels in zip(
+                missing, self._codes.items_of(codes_KL).tolist(), codes_KL.tolist(), strict=True
+            )
+        }
+        items = [found[code] if code in found else self._kept[code] for code in packed]
+        if len(self._kept) + len(found) > MAX_KEPT:
             self._kept.clear()
-        codes_KL = np.array(packed, dtype=">u4").view(np.uint8).reshape(len(packed), -1)
-        found = [self._known(index) for index in self._codes.items_of(codes_KL).tolist()]
-        self._kept.update(zip(packed, found, strict=True))
-        return found
+        self._kept.update(found)
+        return items
 
-    def _known(self, index: int) -> KnownItem | None:
-        if index < 0:
+    def _known(self, row: int, levels: list[int]) -> KnownItem | None:
+        if row < 0:
             return None
-        item_id = self._catalog.item_ids[index]
-        return KnownItem(index, item_id, item_id.encode(), code_text(self._codes.codes_NL[index]))
+        item_id = self._catalog.item_ids[row]
+        return row, item_id, item_id.encode(), CODE_TEMPLATE % tuple(levels)

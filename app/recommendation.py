@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
+from app.random_ids import RandomIds
 
 Source = Literal["cache", "stale_cache", "live", "neighbors", "popular"]
 Reason = Literal["cache", "reranked", "live", "neighbors", "popular"]
 Option = Literal["q", "within"]
 Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted", "max_per_prefix_reached"]
+
+RECOMMENDATION_IDS = RandomIds(12)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ Plain ASGI, because a middleware that builds request and response objects costs 
 
 import logging
 import re
-import secrets
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems import BodyTooLarge, crash, render
+from app.random_ids import RandomIds
 from app.settings import Settings
 from app.structured_logging import FIELDS, REQUEST_ID
 from app.telemetry import ByLabels, Telemetry
@@ -19,6 +19,7 @@ SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
 
 _logger = logging.getLogger(__name__)
+_REQUEST_IDS = RandomIds(8)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -100,7 +101,7 @@ def _headers(scope: Scope) -> tuple[str, bytes | None, bool]:
             length = value
         elif name == b"transfer-encoding":
             chunked = True
-    return request_id or secrets.token_hex(8), length, chunked
+    return request_id or _REQUEST_IDS.next(), length, chunked
 
 
 def _route(scope: Scope) -> str:

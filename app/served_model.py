@@ -16,10 +16,7 @@ from model_store.bundle import MODEL_FOLDERS, Bundle, ModelStore
 from model_store.cache_keys import EntryLayout
 from model_store.catalog import Catalog
 from model_store.errors import UnknownItem
-from model_store.item_codes import LEVEL_LETTERS
-
-# `model_store.item_codes.code_text` for many at once: it is a third of a cached answer's time otherwise.
-_CODE_TEMPLATE = "".join(f"<{letter}_%d>" for letter in LEVEL_LETTERS)
+from model_store.item_codes import CODE_TEMPLATE
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,4 +101,4 @@ class ServedModel:
     def codes_of(self, items: Sequence[int]) -> list[str]:
         """The items' codes as the model writes them."""
         rows = self.bundle.item_codes.codes_NL[np.asarray(items, dtype=np.intp)].tolist()
-        return [_CODE_TEMPLATE % tuple(row) for row in rows]
+        return [CODE_TEMPLATE % tuple(row) for row in rows]
