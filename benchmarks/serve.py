@@ -64,7 +64,7 @@ def measure(quick: bool) -> Report:
         try:
             url = embedded_redis.ensure_running(settings.home)
             fill(redis.Redis.from_url(url), bundle)
-            return _measure(settings, bundle, url, seconds=0.6 if quick else 3.0, rounds=3 if quick else 9)
+            return _measure(settings, bundle, url, seconds=0.4 if quick else 3.0, rounds=3 if quick else 9)
         finally:
             embedded_redis.stop(settings.home)
 
@@ -113,7 +113,7 @@ def _measure(settings: Settings, bundle: Bundle, url: str, seconds: float, round
             return load(port, connections=connections, seconds=seconds, users=USERS, marker=marker, rate=rate)
 
         harness.progress("warming up")
-        for name in servers:
+        for name in (TESSERA, TWO):
             loaded(name, _MANY)
         harness.progress(f"{rounds} rounds of {_MANY} connections")
         many = _in_turn(rounds, {name: lambda name=name: loaded(name, _MANY) for name in servers})
