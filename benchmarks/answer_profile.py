@@ -23,7 +23,6 @@ from app.direct_route import DirectRoute, read_parameters
 from app.main import create_app
 from app.request_boundary import RequestBoundary
 from app.settings import Settings
-from benchmarks import harness
 from benchmarks.harness import Table
 from benchmarks.serve import USERS, fill
 from tests.app.light_bundle import publish_light_bundle
@@ -123,7 +122,9 @@ def main() -> None:
             table = uvloop.run(profile(settings))
         finally:
             embedded_redis.stop(settings.home)
-    print("\n".join(harness.rendered(harness.Report(tables=[table]))))
+    print(f"{table.title}, us")
+    for name, us in table.rows:
+        print(f"  {name:56} {us:5.1f}")
 
 
 if __name__ == "__main__":
