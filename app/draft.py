@@ -1,6 +1,5 @@
 """An answer in the making: what the steps of the recommender's chain add to."""
 
-import secrets
 import time
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from app.eligibility import ItemFilter
 from app.explanation import explanation
 from app.prefix_quota import PrefixQuota
 from app.recommendation import (
+    RECOMMENDATION_IDS,
     ExplainedRecommendation,
     Option,
     RankedItem,
@@ -202,7 +202,7 @@ class Draft:
         ]
         age_s = self.entry_age_s if self._source in ("cache", "stale_cache") else 0.0
         answer = Recommendation(
-            recommendation_id=secrets.token_hex(12),
+            recommendation_id=RECOMMENDATION_IDS.next(),
             user_id=self.wanted.user_id,
             items=items,
             source=self._source,

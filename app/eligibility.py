@@ -71,7 +71,10 @@ class Eligibility:
     def allowed(self, item_filter: ItemFilter, items: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Which of these few items pass; bool, the shape of `items`."""
         checks = self._checks(item_filter, items)
-        return np.logical_and.reduce(list(checks.values())) if checks else np.ones(len(items), dtype=np.bool_)
+        if not checks:
+            return np.ones(len(items), dtype=np.bool_)
+        first, *others = checks.values()
+        return np.logical_and.reduce([first, *others]) if others else first
 
     def removed(self, item_filter: ItemFilter, items: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
         """Which of these items each rule removes, for an explanation; bool, the shape of `items`, by rule."""

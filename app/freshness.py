@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from app.recommendation_cache import AnswerCounts, CacheUnavailable, RecommendationCache
-from app.telemetry import Telemetry
+from app.telemetry import ByLabels, Telemetry
 
 FLUSH_S = 1.0
 MAX_WANTING = 2000
@@ -22,6 +22,7 @@ class Freshness:
     def __init__(self, cache: RecommendationCache, telemetry: Telemetry) -> None:
         self._cache = cache
         self._telemetry = telemetry
+        self._answers = ByLabels(telemetry.personal_answers)
         self._served: dict[int, AnswerCounts] = {}
         self._demand: Counter[str] = Counter()
         self._flushing = asyncio.Lock()
@@ -34,7 +35,7 @@ class Freshness:
             fresh: whether it came from a fresh entry of the user, or was decoded for it.
             wanting: whether a decode of the user's list is worth something, and this answer has not brought one.
         """
-        self._telemetry.personal_answers.labels("yes" if fresh else "no").inc()
+        self._answers["yes" if fresh else "no",].inc()
         counts = self._served.setdefault(int(time.time() // 60), AnswerCounts())
         counts.all += 1
         counts.fresh += fresh

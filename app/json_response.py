@@ -6,6 +6,11 @@ import orjson
 from fastapi import Response
 
 
+def json_bytes(content: Any) -> bytes:
+    """The bytes of a JSON value."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 class Json(Response):
     """A JSON response. The content is trusted: routes build it from typed parts."""
 
@@ -13,4 +18,4 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         """Give the body's bytes."""
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        return json_bytes(content)

@@ -20,10 +20,12 @@ from app.active_version import ActiveVersion
 from app.api_keys import refuse_open_bind
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
+from app.direct_route import DirectRoute
 from app.embedded_redis_watch import keep_running
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
+from app.finished_answers import FinishedAnswers
 from app.freshness import Freshness
 from app.http_protocol import HttpProtocol
 from app.key_file import read_keys
@@ -83,6 +85,8 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     app.state.access = access
     problems.install(app)
     openapi_examples.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(DirectRoute)
     app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
     if settings.allowed_origins:
         app.add_middleware(
@@ -147,7 +151,8 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
     entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
-    recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
+    finished = FinishedAnswers(refresh, freshness, telemetry)
+    recommender = Recommender(active, cache, live, entries, finished, settings, telemetry)
     tasks: list[asyncio.Task[None]] = []
     try:
         await active.start()

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
+from app.random_ids import RandomIds
 
 Source = Literal["cache", "stale_cache", "live", "neighbors", "popular"]
 Reason = Literal["cache", "reranked", "live", "neighbors", "popular"]
 Explain = bool | Literal["full"]
 Option = Literal["q", "within"]
 Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted", "max_per_prefix_reached"]
+
+RECOMMENDATION_IDS = RandomIds(12)
 
 
 @dataclass(frozen=True, kw_only=True)

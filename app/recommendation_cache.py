@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from ssl import SSLError
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from app.circuit_breaker import CircuitBreaker
+from app.pipelined_connection import Command
 from app.redis_connection import RedisClient, connections_of
 from app.settings import Settings
+from app.shared_reads import ReadRefused, SharedReads
 from app.telemetry import Telemetry
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
@@ -25,7 +28,8 @@ from model_store.errors import CacheEntryUnreadable, causes_of
 
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3
-_READS_PER_USER = 2
+# The last: no node of a cluster answers, or none has the slot.
+_EXPECTED = (RedisError, OSError, TimeoutError, RedisClusterException)
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
 _SERVED_KEPT_S = 3 * 3600
@@ -35,6 +39,18 @@ _DEMAND_USERS = 1_000_000
 
 class CacheUnavailable(Exception):
     """Redis did not do what was asked, in time or at all. Says no more than the kind of failure."""
+
+
+class StoredUser(NamedTuple):
+    """What Redis has of one user, as it is there.
+
+    Attributes:
+        packed: the entry of the version asked for, None when there is none.
+        history: item ids, oldest first.
+    """
+
+    packed: bytes | None
+    history: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,7 @@ class AnswerCounts:
 
 
 class RecommendationCache:
-    """Reads and writes Redis. What answers a request is one pipeline, and so one round trip.
+    """Reads and writes Redis. What answers a request is one round trip, or a share of one.
 
     Args:
         client: from `app.redis_connection`; closed by `aclose`.
@@ -97,6 +113,13 @@ class RecommendationCache:
         )
         self._read_timeout_s = settings.redis_timeout_ms / 1000
         self._write_timeout_s = settings.redis_write_timeout_ms / 1000
+        self._shared = SharedReads(
+            client,
+            self._breaker,
+            common=self._common_commands,
+            on_common=self._take_common,
+            timeout_s=self._read_timeout_s,
+        )
 
     async def read(self, layout: EntryLayout, user_id: str) -> UserState:
         """Read one user's state.
@@ -104,7 +127,21 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: Redis did not answer in time.
         """
-        return (await self.read_many(layout, (user_id,)))[0]
+        return self.state_of(await self.stored(layout, user_id))
+
+    async def stored(self, layout: EntryLayout, user_id: str) -> StoredUser:
+        """What is stored of one user, as it is there. Whoever asks in the same tick shares the round trip.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time.
+        """
+        try:
+            return StoredUser._make(await self._shared.read(self._user_commands(layout, user_id)))
+        except ReadRefused as error:
+            self._telemetry.cache_unavailable.labels("read", str(error)).inc()
+            raise CacheUnavailable(f"read: {error}") from error
+        except _EXPECTED as error:
+            raise self._unavailable("read", error) from error
 
     async def read_many(self, layout: EntryLayout, user_ids: Sequence[str]) -> list[UserState]:
         """Read several users' states in one round trip, in the order asked for.
@@ -112,18 +149,35 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: Redis did not answer in time.
         """
+        if len(user_ids) == 1:
+            return [await self.read(layout, user_ids[0])]
+        common = self._common_commands()
+        of_users = [self._user_commands(layout, user_id) for user_id in user_ids]
 
         def commands(pipeline: Pipeline) -> None:
-            pipeline.get(self._keys.active)
-            for user_id in user_ids:
-                pipeline.hget(self._keys.bucket_of(layout, user_id), user_id)
-                pipeline.lrange(self._keys.history(user_id), 0, -1)
+            for command in (*common, *chain.from_iterable(of_users)):
+                pipeline.execute_command(*command)
 
-        # A batch is many histories to receive; it gets the time of a write.
-        timeout_s = self._read_timeout_s if len(user_ids) == 1 else self._write_timeout_s
-        active, *values = await self._execute("read", commands, timeout_s)
+        # A batch is many histories to receive: a connection of its own, and the time of a write.
+        replies = await self._execute("read", commands, self._write_timeout_s)
+        self._take_common(replies[: len(common)])
+        values = iter(replies[len(common) :])
+        return [self.state_of(StoredUser._make(islice(values, len(own)))) for own in of_users]
+
+    def _common_commands(self) -> tuple[Command, ...]:
+        """What every read asks for, whoever it is about: once a round trip."""
+        return (("GET", self._keys.active),)
+
+    def _take_common(self, replies: Sequence[Any]) -> None:
+        (active,) = replies
         self.on_active(_text(active))
-        return [self._state(packed, history) for packed, history in zip(*[iter(values)] * _READS_PER_USER, strict=True)]
+
+    def _user_commands(self, layout: EntryLayout, user_id: str) -> tuple[Command, ...]:
+        """What a read asks for of each user: the fields of a StoredUser, in their order."""
+        return (
+            ("HGET", self._keys.bucket_of(layout, user_id), user_id),
+            ("LRANGE", self._keys.history(user_id), "0", "-1"),
+        )
 
     async def active_version(self) -> str | None:
         """The version in `{ns}:active`, None when nothing was activated through Redis.
@@ -296,10 +350,12 @@ class RecommendationCache:
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self._shared.aclose()
         await self._client.aclose()
 
-    def _state(self, packed: bytes | None, history: Sequence[bytes]) -> UserState:
-        entry = self._entry(packed)
+    def state_of(self, stored: StoredUser) -> UserState:
+        """What was read, unpacked. An entry that cannot be read is counted, and as good as none."""
+        entry, history = self._entry(stored.packed), stored.history
         # Without a history, because it has expired, there is nothing to decode anew from.
         dirty = entry is not None and bool(history) and entry.history_digest != history_digest(history)
         return UserState(entry, tuple(item.decode(errors="replace") for item in history), dirty)
@@ -323,8 +379,7 @@ class RecommendationCache:
                 pipeline = cast(Pipeline, self._client.pipeline(transaction=False))
                 commands(pipeline)
                 results: list[Any] = await pipeline.execute(raise_on_error=False)
-        # The last: no node of a cluster answers, or none has the slot.
-        except (RedisError, OSError, TimeoutError, RedisClusterException) as error:
+        except _EXPECTED as error:
             self._breaker.failed()
             raise self._unavailable(operation, error) from error
         self._breaker.succeeded()

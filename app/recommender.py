@@ -13,25 +13,28 @@ is an error: the next one answers, and the answer says `degraded`.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.active_version import ActiveVersion
-from app.background_refresh import BackgroundRefresh
+from app.cached_answer import CachedAnswer, cached_answer, is_simple
 from app.decode_wire import MAX_ITEMS
 from app.draft import Draft
 from app.eligibility import EVERYTHING_IN_STOCK
 from app.entry_decoding import EntryDecoding
-from app.freshness import Freshness
+from app.finished_answers import FinishedAnswers
+from app.json_response import json_bytes
 from app.live_decoding import LiveAnswer, LiveDecoding, LiveDecodingUnavailable, LiveRequest
-from app.recommendation import Recommendation, Wanted
+from app.recommendation import Recommendation, Source, Wanted
 from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
 from app.served_model import ServedModel
 from app.settings import Settings
-from app.structured_logging import TRACE_ID
 from app.telemetry import Telemetry
 from model_store.prefix_trie import EligibleItems
 
@@ -48,8 +51,7 @@ class Recommender:
         cache: RecommendationCache,
         live: LiveDecoding,
         entries: EntryDecoding,
-        refresh: BackgroundRefresh,
-        freshness: Freshness,
+        finished: FinishedAnswers,
         settings: Settings,
         telemetry: Telemetry,
     ) -> None:
@@ -57,11 +59,38 @@ class Recommender:
         self._cache = cache
         self._live = live
         self._entries = entries
-        self._refresh = refresh
-        self._freshness = freshness
+        self._finished = finished
         self._settings = settings
         self._telemetry = telemetry
         self._writing: set[asyncio.Task[None]] = set()
+
+    async def answer(self, user_id: str, wanted: Wanted) -> tuple[Source, bytes]:
+        """Answer one user's request: where the list came from, and the response's bytes.
+
+        Args:
+            user_id: who is answered.
+            wanted: the request; its own `user_id` is not looked at.
+        """
+        model = self._active.served
+        begin = perf_counter()
+        stored, unavailable = None, {}
+        try:
+            stored = await self._cache.stored(model.entry_layout, user_id)
+        except CacheUnavailable as error:
+            unavailable["redis"] = str(error)
+        read = perf_counter()
+        self._telemetry.stage_done("redis", read - begin)
+        if stored is not None and is_simple(wanted):
+            quick = cached_answer(model, user_id, wanted, stored, self._settings.cache_max_age_s, time.time())
+            if quick is not None:
+                self._telemetry.stage_done("cache", perf_counter() - read)
+                self._note(quick, user_id, wanted, model)
+                return quick.source, quick.body
+        state = UserState() if stored is None else self._cache.state_of(stored)
+        wanted, timings_ms = replace(wanted, user_id=user_id), {"redis": (read - begin) * 1000}
+        draft = Draft(model, wanted, state, self._settings.cache_max_age_s, unavailable, timings_ms)
+        answer = await self._complete(draft)
+        return answer.source, json_bytes(answer)
 
     async def recommend(self, wanted: Wanted) -> Recommendation:
         """Answer one request."""
@@ -106,16 +135,19 @@ class Recommender:
                 break
         if draft.missing and draft.quota is not None:
             await self._over_all_items(draft, draft.note_shortfall)
-        if draft.outdated and draft.wanted.user_id is not None:
-            self._refresh.request(draft.wanted.user_id)
-        if draft.personal and draft.wanted.user_id is not None:
-            self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.outdated)
         answer = draft.finish()
-        if self._telemetry.tracing is not None and TRACE_ID.get() is not None:
-            said = {"model_version": answer.model_version, "degraded": answer.degraded, "items": len(answer.items)}
-            self._telemetry.tracing.note(**said)
-        for reason, count in draft.given().items():
-            self._telemetry.items.labels(reason).inc(count)
+        self._finished.passed(
+            recommendation_id=answer.recommendation_id,
+            user_id=answer.user_id,
+            item_ids=[item.item_id for item in answer.items],
+            source=answer.source,
+            model_version=answer.model_version,
+            degraded=answer.degraded,
+            given=draft.given(),
+            outdated=draft.outdated,
+            personal=draft.personal,
+            fresh=draft.fresh,
+        )
         if answer.degraded:
             self._telemetry.degraded.inc()
         if answer.shortfall_reason is not None:
@@ -123,6 +155,22 @@ class Recommender:
         for option, why in answer.not_applied.items():
             self._telemetry.not_applied.labels(option, why).inc()
         return answer
+
+    def _note(self, quick: CachedAnswer, user_id: str, wanted: Wanted, model: ServedModel) -> None:
+        fresh = quick.source == "cache"
+        self._telemetry.cache_age_seconds.observe(quick.age_s)
+        self._finished.passed(
+            recommendation_id=quick.recommendation_id,
+            user_id=user_id,
+            item_ids=quick.item_ids,
+            source=quick.source,
+            model_version=model.version,
+            degraded=False,
+            given={"cache": wanted.offset + wanted.n},
+            outdated=quick.known and not fresh,
+            personal=quick.known,
+            fresh=fresh,
+        )
 
     def _chain(self, draft: Draft) -> tuple[Step, ...]:
         wanted = draft.wanted

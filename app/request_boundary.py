@@ -5,12 +5,12 @@ Plain ASGI, because a middleware that builds request and response objects costs 
 
 import logging
 import re
-import secrets
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems import Problem, crash, render
+from app.random_ids import RandomIds
 from app.request_limits import RequestLimits
 from app.security_headers import SECURITY_HEADERS
 from app.settings import Settings
@@ -24,6 +24,7 @@ _UNTRACED = ("/health/", "/metrics")
 """Asked every few seconds by machines."""
 
 _logger = logging.getLogger(__name__)
+_REQUEST_IDS = RandomIds(8)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -38,7 +39,7 @@ class RequestBoundary:
 
     def __init__(self, app: ASGIApp, *, settings: Settings, telemetry: Telemetry) -> None:
         self._app = app
-        self._settings = settings
+        self._access_log = settings.access_log
         self._telemetry = telemetry
         self._limits = RequestLimits(settings)
         self._in_flight = 0
@@ -50,7 +51,8 @@ class RequestBoundary:
             return
         begin = perf_counter()
         status, started = 500, False
-        scope["request_id"] = request_id = request_id_of(scope)
+        request_id, declared, chunked = _headers(scope)
+        scope["request_id"] = request_id
         token = REQUEST_ID.set(request_id)
         tracing = self._telemetry.tracing
         span = None
@@ -68,7 +70,9 @@ class RequestBoundary:
         self._in_flight += 1
         try:
             self._limits.check(scope, self._in_flight)
-            await self._app(scope, await self._limits.bounded(scope, receive), send_with_id)
+            if declared is not None or chunked:
+                receive = await self._limits.bounded(declared, receive)
+            await self._app(scope, receive, send_with_id)
         except Problem as refused:
             await render(refused, request_id)(scope, receive, send_with_id)
         except Exception:
@@ -89,7 +93,7 @@ class RequestBoundary:
         route = _route(scope)
         source = scope.get(SOURCE, "")
         self._telemetry.request_done(scope["method"], route, status, source, seconds)
-        if self._settings.access_log or status >= 500:
+        if self._access_log or status >= 500:
             # The route's template, never the path: paths hold user ids.
             fields = {"method": scope["method"], "route": route, "status": status, "source": source}
             _logger.info("request", extra={FIELDS: {**fields, "ms": round(seconds * 1000, 3)}})
@@ -97,10 +101,21 @@ class RequestBoundary:
 
 def request_id_of(scope: Scope) -> str:
     """The caller's id of this request where it is harmless, a new one otherwise."""
+    return _headers(scope)[0]
+
+
+def _headers(scope: Scope) -> tuple[str, bytes | None, bool]:
+    """The request's id, ours where it brings none; the length it declares; whether it comes in chunks."""
+    request_id, declared, chunked = None, None, False
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
-            return str(value.decode())
-    return secrets.token_hex(8)
+        if name == b"x-request-id":
+            if request_id is None and _SANE_ID.fullmatch(value):
+                request_id = value.decode()
+        elif name == b"content-length":
+            declared = value
+        elif name == b"transfer-encoding":
+            chunked = True
+    return request_id or _REQUEST_IDS.next(), declared, chunked
 
 
 def _route(scope: Scope) -> str:

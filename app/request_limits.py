@@ -41,25 +41,19 @@ class RequestLimits:
         if "\n" in scope["path"]:
             raise BadAddress
 
-    async def bounded(self, scope: Scope, receive: Receive) -> Receive:
+    async def bounded(self, declared: bytes | None, receive: Receive) -> Receive:
         """A `receive` for a body that is there as a whole.
+
+        Args:
+            declared: the length that the request says, None where it comes in chunks.
+            receive: of ASGI.
 
         Raises:
             Problem: BodyTooLarge or BodyTooSlow.
         """
-        declared = None
-        chunked = False
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                declared = value
-            elif name == b"transfer-encoding":
-                chunked = True
-        if declared is not None:
-            # The server holds the sender to the length it declared.
-            if not declared.isdigit() or int(declared[:20]) > self._max_body:
-                raise BodyTooLarge
-        elif not chunked:
-            return receive
+        # The server holds the sender to the length it declared.
+        if declared is not None and (not declared.isdigit() or int(declared[:20]) > self._max_body):
+            raise BodyTooLarge
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 whole = await self._whole(receive)

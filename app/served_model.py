@@ -3,21 +3,20 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.eligibility import Eligibility
+from app.items_by_code import ItemsByCode
 from app.neighbors import Neighbors
 from app.popular_items import PopularItems
 from model_store.bundle import MODEL_FOLDERS, Bundle, ModelStore
 from model_store.cache_keys import EntryLayout
 from model_store.catalog import Catalog
 from model_store.errors import UnknownItem
-from model_store.item_codes import LEVEL_LETTERS
-
-# `model_store.item_codes.code_text` for many at once: it is a third of a cached answer's time otherwise.
-_CODE_TEMPLATE = "".join(f"<{letter}_%d>" for letter in LEVEL_LETTERS)
+from model_store.item_codes import CODE_TEMPLATE
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class ServedModel:
         catalog = bundle.catalog
         # Built here rather than at the first request that needs it: opening happens off the event loop.
         _ = bundle.item_codes.items_of(bundle.item_codes.codes_NL[:1])
-        return cls(
+        model = cls(
             bundle=bundle,
             catalog=catalog,
             eligibility=Eligibility(catalog, bundle.trie, cache_bytes=filter_cache_bytes),
@@ -57,16 +56,23 @@ class ServedModel:
             neighbors=Neighbors(np.array(bundle.item_embeddings), bundle.faiss_path),
             popular=PopularItems(bundle.popularity),
         )
+        _ = model.items_by_code
+        return model
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The version's name."""
         return self.bundle.version
 
-    @property
+    @cached_property
     def entry_layout(self) -> EntryLayout:
         """Where its entries are in Redis."""
         return self.bundle.entry_layout
+
+    @cached_property
+    def items_by_code(self) -> ItemsByCode:
+        """The items of codes, as answers show them."""
+        return ItemsByCode(self.bundle.item_codes, self.catalog)
 
     @property
     def takes_queries(self) -> bool:
@@ -96,4 +102,4 @@ class ServedModel:
     def codes_of(self, items: Sequence[int]) -> list[str]:
         """The items' codes as the model writes them."""
         rows = self.bundle.item_codes.codes_NL[np.asarray(items, dtype=np.intp)].tolist()
-        return [_CODE_TEMPLATE % tuple(row) for row in rows]
+        return [CODE_TEMPLATE % tuple(row) for row in rows]

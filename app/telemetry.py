@@ -13,6 +13,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -33,6 +34,18 @@ def latency_buckets() -> tuple[float, ...]:
     while bounds[-1] < _SLOWEST_S:
         bounds.append(float(f"{bounds[-1] * _STEP:.4g}"))
     return tuple(bounds)
+
+
+class ByLabels(dict[tuple[Any, ...], Any]):
+    """A metric's children by their label values: the library looks them up slower, behind a lock."""
+
+    def __init__(self, metric: Counter | Histogram) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[Any, ...]) -> Any:
+        child = self[labels] = self._metric.labels(*labels)
+        return child
 
 
 class Telemetry:
@@ -70,6 +83,7 @@ class Telemetry:
             registry=registry,
             buckets=buckets,
         )
+        self.stage_by_name = ByLabels(self.stage_seconds)
         self.items = Counter(
             "tessera_items", "Items recommended, by the part that gave them.", ("reason",), registry=registry
         )
@@ -159,7 +173,13 @@ class Telemetry:
         finally:
             seconds = perf_counter() - begin
             timings_ms[name] = timings_ms.get(name, 0.0) + seconds * 1000
-            self.stage_seconds.labels(name).observe(seconds)
+            self.stage_by_name[name,].observe(seconds)
+
+    def stage_done(self, name: str, seconds: float) -> None:
+        """Note a stage that has just ended, for the histogram and as a span."""
+        self.stage_by_name[name,].observe(seconds)
+        if self.tracing is not None and TRACE_ID.get() is not None:
+            self.tracing.record(name, self.tracing.here(), seconds)
 
     def exposition(self) -> bytes:
         """The Prometheus text of all workers."""

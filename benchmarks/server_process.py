@@ -37,10 +37,13 @@ class ServerProcess:
 
     def resident_mib(self) -> float:
         """Memory it holds now, shared libraries included."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-        raise RuntimeError(f"process {self.pid} has no VmRSS")
+        return _resident_mib(self.pid)
+
+    def workers_mib(self) -> list[float]:
+        """Memory each worker process under it holds now, shared libraries included; empty where it works itself."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        spawned = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [_resident_mib(int(pid)) for pid in spawned]
 
     def maps(self, library: str) -> bool:
         """Whether a file whose name contains `library` is in its address space."""
@@ -84,6 +87,13 @@ def started(
     finally:
         process.terminate()
         process.communicate(timeout=_STOP_TIMEOUT_S)
+
+
+def _resident_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"process {pid} has no VmRSS")
 
 
 def _get(port: int, path: str) -> bytes:

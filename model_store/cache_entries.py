@@ -14,7 +14,8 @@ import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,16 +73,8 @@ class CacheEntry:
         Raises:
             CacheEntryUnreadable: another format, or a length that does not fit the header.
         """
-        if len(value) < _HEADER.size:
-            raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes, too short for a header")
-        entry_format, generator, count, decoded_at, digest = _HEADER.unpack_from(value)
-        if entry_format != ENTRY_FORMAT or generator >= len(GENERATORS):
-            raise CacheEntryUnreadable(
-                f"cache entry: format {entry_format}.{generator}, this version reads {ENTRY_FORMAT}"
-            )
+        generator, count, decoded_at, digest = _header(value)
         codes_end = _HEADER.size + _CODE_BYTES * count
-        if len(value) != codes_end + _SCORE_BYTES * count:
-            raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes do not hold {count} items")
         return cls(
             codes_KL=np.frombuffer(value, np.uint8, _CODE_BYTES * count, _HEADER.size).reshape(count, _CODE_BYTES),
             scores=np.frombuffer(value, "<f2", count, codes_end),
@@ -91,9 +84,59 @@ class CacheEntry:
         )
 
 
+class PlainEntry(NamedTuple):
+    """What of an entry a cached answer needs, as plain numbers: for a few items NumPy takes longer than the rest.
+
+    Attributes:
+        codes: each code as one big-endian number (`ItemCodes.packed`), best first.
+        scores: the items' log-probabilities.
+        history_digest: of the history it was decoded from.
+        decoded_at: Unix seconds.
+    """
+
+    codes: tuple[int, ...]
+    scores: tuple[float, ...]
+    history_digest: int
+    decoded_at: int
+
+    @classmethod
+    def unpack(cls, value: bytes) -> "PlainEntry":
+        """Read stored bytes.
+
+        Raises:
+            CacheEntryUnreadable: another format, or a length that does not fit the header.
+        """
+        _, count, decoded_at, digest = _header(value)
+        codes, scores = _lists(count)
+        return cls(
+            codes.unpack_from(value, _HEADER.size),
+            scores.unpack_from(value, _HEADER.size + codes.size),
+            digest,
+            decoded_at,
+        )
+
+
 def packed_bytes(count: int) -> int:
     """The length of an entry of so many items."""
     return _HEADER.size + _ITEM_BYTES * count
+
+
+@lru_cache(maxsize=256)
+def _lists(count: int) -> tuple[struct.Struct, struct.Struct]:
+    """How so many codes and scores are read."""
+    return struct.Struct(f">{count}I"), struct.Struct(f"<{count}e")
+
+
+def _header(value: bytes) -> tuple[int, int, int, int]:
+    """Generator, items, decoded_at and history digest of an entry whose length fits."""
+    if len(value) < _HEADER.size:
+        raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes, too short for a header")
+    entry_format, generator, count, decoded_at, digest = _HEADER.unpack_from(value)
+    if entry_format != ENTRY_FORMAT or generator >= len(GENERATORS):
+        raise CacheEntryUnreadable(f"cache entry: format {entry_format}.{generator}, this version reads {ENTRY_FORMAT}")
+    if len(value) != packed_bytes(count):
+        raise CacheEntryUnreadable(f"cache entry: {len(value)} bytes do not hold {count} items")
+    return generator, count, decoded_at, digest
 
 
 def pack_entries(

@@ -14,6 +14,9 @@ from model_store.errors import BundleCorrupt
 LEVEL_LETTERS = "uvxy"
 """One letter per level, as in the paper (arXiv:2412.13771): `<u_17><v_203><x_5><y_91>`."""
 
+CODE_TEMPLATE = "".join(f"<{letter}_%d>" for letter in LEVEL_LETTERS)
+"""`code_text` of a tuple of plain numbers, which is faster for many."""
+
 CODEBOOK_SIZE = 256
 """Entries a level can have at most; a code byte indexes them."""
 

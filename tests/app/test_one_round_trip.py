@@ -11,6 +11,7 @@ from app.embedded_redis import socket_path
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, running
 from tests.app.redis_wire import Turn, redis_wire
+from tests.app.test_recommendation_cache import frozen
 
 pytestmark = pytest.mark.anyio
 
@@ -92,3 +93,28 @@ async def test_wire_tells_round_trips_apart(turns: list[Turn], api: RunningApp, 
     first, second = of_requests(turns)
     assert first == [["HGETALL", cache.keys.caches]]
     assert [words[0] for words in second] == ["DEL", "ZREM", "ZREM"]
+
+
+async def test_answers_of_one_moment_share_one_round_trip(api: RunningApp, turns: list[Turn], cache: Cache) -> None:
+    users = [f"user-{number}" for number in range(30)]
+    for user in users:
+        cache.put_entry(user, [9, 8, 7])
+    turns.clear()
+    answers = await asyncio.gather(*(api.client.get(f"/recommend/{user}?n=3") for user in users))
+    assert {answer.json()["source"] for answer in answers} == {"cache"}
+    (turn,) = of_requests(turns)
+    assert turn == [["GET", cache.keys.active], *(words for user in users for words in reading(cache, user))]
+
+
+async def test_a_failure_of_a_shared_round_trip_degrades_every_answer(
+    api: RunningApp, settings: Settings, turns: list[Turn], cache: Cache
+) -> None:
+    users = [f"user-{number}" for number in range(30)]
+    for user in users:
+        cache.put_entry(user, [9, 8, 7])
+    with frozen(settings.home):
+        answers = await asyncio.gather(*(api.client.get(f"/recommend/{user}?n=3") for user in users))
+    assert {answer.status_code for answer in answers} == {200}
+    assert {(answer.json()["source"], answer.json()["degraded"]) for answer in answers} == {("popular", True)}
+    await asyncio.sleep(0.1)
+    assert (await api.client.get("/recommend/user-0?n=3")).json()["source"] == "cache"

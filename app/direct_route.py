@@ -1,0 +1,73 @@
+"""GET /recommend/{user_id} without FastAPI's machinery, which takes longer than a cached answer.
+
+The route itself is `app.routes.recommendations.recommend_to_user`: it is in the OpenAPI document, and whatever is not a
+valid request for it goes there, so that every refusal is FastAPI's. Parameters are read here by the same model.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final, cast
+
+from pydantic import ValidationError
+from starlette.datastructures import QueryParams
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.access import admit
+from app.dependencies import Services, check_query
+from app.problems import Problem, render
+from app.recommendation import Wanted
+from app.request_boundary import SOURCE
+from app.routes.recommendations import recommend_to_user, router
+from app.schemas import RecommendParameters
+
+_PREFIX: Final = "/recommend/"
+_ID = re.compile(r"[^\x00-\x1f\x7f\ufffd]{1,256}")
+_SEQUENCES: Final = ("category", "exclude", "only")
+_MAX_QUERY_KEPT = 256
+_ROUTE: Final = next(route for route in router.routes if getattr(route, "endpoint", None) is recommend_to_user)
+
+
+class DirectRoute:
+    """Wraps an ASGI application, whose `state.services` answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].startswith(_PREFIX):
+            await self._app(scope, receive, send)
+            return
+        user_id, wanted = scope["path"][len(_PREFIX) :], read_parameters(scope["query_string"])
+        if wanted is None or not _ID.fullmatch(user_id) or scope.get("root_path"):
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = _ROUTE
+        try:
+            admit(scope, "read")
+            services = cast(Services, scope["app"].state.services)
+            check_query(wanted.query, services)
+        except Problem as problem:
+            await render(problem, scope.get("request_id"))(scope, receive, send)
+            return
+        scope[SOURCE], body = await services.recommender.answer(user_id, wanted)
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def read_parameters(query: bytes) -> Wanted | None:
+    """The request that a query string makes, for no user yet; None where it is not valid."""
+    return _kept_parse(query) if len(query) <= _MAX_QUERY_KEPT else _parse(query)
+
+
+def _parse(query: bytes) -> Wanted | None:
+    parameters = QueryParams(query)
+    values = {name: parameters.getlist(name) if name in _SEQUENCES else parameters[name] for name in parameters}
+    try:
+        return RecommendParameters.model_validate(values).wanted()
+    except ValidationError:
+        return None
+
+
+_kept_parse = lru_cache(maxsize=1024)(_parse)
