@@ -164,7 +164,7 @@ def _faults(spare: Path) -> list[Fault]:
             recovers_s=10,
             cached=_MOST,
         ),
-        Fault("decoder killed", lambda s: s.signal_decoder(signal.SIGKILL), lasts=False, recovers_s=20, cached=_MOST),
+        Fault("decoder killed", lambda s: s.signal_decoder(signal.SIGKILL), lasts=False, recovers_s=30, cached=_MOST),
         Fault("Redis killed, decoder hangs", both_away, both_back, recovers_s=10),
         Fault("bundle damaged, damaged version activated", damage, repair, recovers_s=2, cached=_MOST),
         Fault(
