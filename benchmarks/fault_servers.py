@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import redis
 
+from app.decoder.child import DecoderChild
+from app.decoder.settings import DecoderSettings
 from app.embedded_redis import server_binary
 from benchmarks.fault_load import new_users
 from benchmarks.server_process import ROOT, ServerProcess, started
@@ -100,7 +102,7 @@ class Stack:
     Attributes:
         bundle: the served version.
         redis: behind the service.
-        server: `tessera serve`, with a decoder of its own as its child.
+        server: `tessera serve`, with its decoder as its child, or beside it where its clock can be set.
         slow: what stands before Redis, where something does.
         clock: the file that says by how much its clock is wrong, where it has such a clock.
         folder: for files of a run.
@@ -202,7 +204,7 @@ def stack(bundle: Bundle, folder: Path, *, slowed: bool = False, faked_clock: Pa
         bundle: a published version, with a language model.
         folder: for what it leaves; new.
         slowed: whether something that can hold back answers stands before Redis.
-        faked_clock: the library that makes a clock wrong, where there should be one.
+        faked_clock: the library that makes the server's clock wrong, where that is wanted.
     """
     folder.mkdir()
     own = OwnRedis(folder / "redis")
@@ -221,6 +223,9 @@ def stack(bundle: Bundle, folder: Path, *, slowed: bool = False, faked_clock: Pa
         if faked_clock is not None:
             clock = folder / "clock"
             clock.write_text("+0\n")
+            # A decoder with the right time: under the library a decode takes longer than its deadline.
+            decoder = DecoderSettings(store=bundle.path.parent, engine="torch", threads=1)
+            variables["TESSERA_DECODER_ADDRESS"] = running.enter_context(DecoderChild(decoder, folder)).address
             variables |= {
                 "LD_PRELOAD": str(faked_clock),
                 "FAKETIME_TIMESTAMP_FILE": str(clock),

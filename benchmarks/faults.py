@@ -8,14 +8,12 @@ A read that is answered by anything but a 200 within 10 s, an event that is answ
 a cached list of somebody else are failures. Recovered is the first second after the end of the fault in which users
 with an entry are answered from it, those without by a live decode, and events accepted, as often as before the fault:
 95 % of that, 75 % for the live ones, who are few. At the end every acknowledged event must be in its user's history.
-`--quick`: three faults of Redis and decoder and the slow Redis, 6 s each; what recovery takes is the same, what is seen
-of it less.
+`--quick`: three of them (Redis killed, decoder hangs, Redis 200 ms late), 6 s each.
 Floor: the first quarter, before the fault: what is missed there is the machine's doing.
 """
 
 import contextlib
-import shutil
-import signal
+import math
 import sys
 import tempfile
 import threading
@@ -26,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import harness
+from benchmarks.fault_kinds import DAMAGED, Fault, clock_faults, faults, overwrite, slow_faults
 from benchmarks.fault_load import Answer, FaultLoad
 from benchmarks.fault_servers import Stack, stack
 from benchmarks.harness import Claim, Report, Table
@@ -39,42 +38,8 @@ _STEP_S = 0.1
 _OPENING_S = 1.0
 _AS_BEFORE = {"cached": 0.95, "new": 0.75, "event": 0.95}
 """Of the share before the fault."""
-_MOST = 0.8
-"""Three reads of a busy machine that take over 100 ms, one after another, cost a second of cached answers."""
 _SLOWEST_READ_S = 5.0
 _FAKED_CLOCK = "libfaketimeMT.so.1"
-_READ_BY_THE_API = ("item_codes.npy", "items.parquet", "popularity.npy", "item_embeddings.npy", "items.faiss")
-_DAMAGED = "damaged-2"
-
-Act = Callable[[Stack], None]
-
-
-def _nothing(stack: Stack) -> None:
-    """No act."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is done to a stack.
-
-    Attributes:
-        name: what tables call it.
-        begin, end: done at a quarter of the time, and at half.
-        lasts: false where it is over as soon as it has begun.
-        recovers_s: how soon all must be as before.
-        cached: share of the users with an entry who must be answered from it while the fault lasts; None for no claim.
-        keeps_events: whether what was acknowledged is to be there afterwards.
-        keeps_lists: whether entries stay as they were filled, so that lists can be compared.
-    """
-
-    name: str
-    begin: Act
-    end: Act = _nothing
-    lasts: bool = True
-    recovers_s: float = 5.0
-    cached: float | None = None
-    keeps_events: bool = True
-    keeps_lists: bool = True
 
 
 @dataclass
@@ -99,7 +64,7 @@ class Outcome:
     phases: dict[str, list[Answer]] = field(init=False)
 
     def __post_init__(self) -> None:
-        recovered = self.ended + (self.recovered_s or 0)
+        recovered = math.inf if self.recovered_s is None else self.ended + self.recovered_s
         over = self.ended if self.fault.lasts else recovered
         self.phases = {
             "before": [one for one in self.answers if one.at + one.took_s < self.began],
@@ -131,86 +96,6 @@ class Outcome:
         return _share_as_ever(self.phases[phase], kind)
 
 
-def _faults(spare: Path) -> list[Fault]:
-    """Those of a stack where nothing stands between."""
-
-    def both_away(stack: Stack) -> None:
-        stack.redis.kill()
-        stack.signal_decoder(signal.SIGSTOP)
-
-    def both_back(stack: Stack) -> None:
-        stack.signal_decoder(signal.SIGCONT)
-        stack.redis.start()
-
-    def damage(stack: Stack) -> None:
-        for name in _READ_BY_THE_API:
-            path = stack.bundle.path / name
-            shutil.copyfile(path, spare / name)
-            _overwrite(path)
-        stack.redis.client.set(Keys().active, _DAMAGED)
-
-    def repair(stack: Stack) -> None:
-        stack.redis.client.delete(Keys().active)
-        for name in _READ_BY_THE_API:
-            shutil.copyfile(spare / name, stack.bundle.path / name)
-
-    return [
-        Fault("Redis killed", lambda s: s.redis.kill(), lambda s: s.redis.start()),
-        Fault("disk of Redis full", lambda s: s.redis.fill_disk(), lambda s: s.redis.free_disk(), cached=_MOST),
-        Fault(
-            "decoder hangs",
-            lambda s: s.signal_decoder(signal.SIGSTOP),
-            lambda s: s.signal_decoder(signal.SIGCONT),
-            recovers_s=10,
-            cached=_MOST,
-        ),
-        Fault("decoder killed", lambda s: s.signal_decoder(signal.SIGKILL), lasts=False, recovers_s=20, cached=_MOST),
-        Fault("Redis killed, decoder hangs", both_away, both_back, recovers_s=10),
-        Fault("bundle damaged, damaged version activated", damage, repair, recovers_s=2, cached=_MOST),
-        Fault(
-            "Redis empty; filled again",
-            lambda s: s.redis.empty(),
-            lambda s: s.fill_again(),
-            keeps_events=False,
-            keeps_lists=False,
-        ),
-    ]
-
-
-def _slow_faults() -> list[Fault]:
-    """Those of a stack with something before Redis."""
-
-    def delayed(milliseconds: float) -> Act:
-        def act(stack: Stack) -> None:
-            assert stack.slow is not None
-            stack.slow.delay(milliseconds)
-
-        return act
-
-    return [
-        Fault("Redis 200 ms late", delayed(200), delayed(0)),
-        Fault("Redis 20 ms late", delayed(20), delayed(0), recovers_s=2, cached=_MOST),
-    ]
-
-
-def _clock_faults() -> list[Fault]:
-    """Those of a stack with a clock that can be set."""
-
-    def set_to(offset: str) -> Act:
-        def act(stack: Stack) -> None:
-            assert stack.clock is not None
-            staging = stack.clock.with_suffix(".new")
-            staging.write_text(f"{offset}\n")
-            staging.replace(stack.clock)
-
-        return act
-
-    return [
-        Fault(f"clock {offset}, and back", set_to(offset), set_to("+0"), recovers_s=10, keeps_lists=False)
-        for offset in ("+1d", "-1d")
-    ]
-
-
 def measure(quick: bool) -> Report:
     """One fault after another."""
     seconds = _QUICK_SECONDS if quick else _SECONDS
@@ -221,24 +106,24 @@ def measure(quick: bool) -> Report:
         folder = Path(name)
         (folder / "spare").mkdir()
         bundle = _published(folder / "store")
-        faults, slow_faults = _faults(folder / "spare"), _slow_faults()
+        plain, slow = faults(folder / "spare"), slow_faults()
         with contextlib.ExitStack() as running:
             if quick:
-                faults, slow_faults = faults[:3], slow_faults[:1]
+                plain, slow = [plain[0], plain[2]], slow[:1]
             # Both at once: loading torch is most of a start.
             starting = _InBackground(lambda: running.enter_context(stack(bundle, folder / "slow", slowed=True)))
             one = running.enter_context(stack(bundle, folder / "plain"))
-            outcomes += [_suffer(one, fault, seconds) for fault in faults]
+            outcomes += [_suffer(one, fault, seconds) for fault in plain]
             if not quick:
                 refusal = _start_with_damage(one)
-            outcomes += [_suffer(starting.result(), fault, seconds) for fault in slow_faults]
+            outcomes += [_suffer(starting.result(), fault, seconds) for fault in slow]
         if quick:
             notes.append("--quick: the other faults were not made")
         elif (library := _faked_clock()) is None:
             notes.append(f"the clock's faults were not made: no {_FAKED_CLOCK} (package faketime)")
         else:
             with stack(bundle, folder / "clock", faked_clock=library) as one:
-                outcomes += [_suffer(one, fault, seconds) for fault in _clock_faults()]
+                outcomes += [_suffer(one, fault, seconds) for fault in clock_faults()]
     return _report(outcomes, refusal, notes)
 
 
@@ -270,15 +155,9 @@ class _InBackground:
 def _published(store: Path) -> Bundle:
     """A version that is served, and beside it one that is damaged."""
     bundle = build_tiny_bundle(store, items=_ITEMS, first_level=_FIRST_LEVEL)
-    damaged = build_tiny_bundle(store, version=_DAMAGED, items=_ITEMS, first_level=_FIRST_LEVEL, activate=False, seed=1)
-    _overwrite(damaged.path / "item_codes.npy")
+    damaged = build_tiny_bundle(store, version=DAMAGED, items=_ITEMS, first_level=_FIRST_LEVEL, activate=False, seed=1)
+    overwrite(damaged.path / "item_codes.npy")
     return bundle
-
-
-def _overwrite(path: Path) -> None:
-    """Other bytes in the same file: who has it mapped sees them."""
-    with path.open("r+b") as stream:
-        stream.write(b"\xff" * path.stat().st_size)
 
 
 def _faked_clock() -> Path | None:
@@ -335,10 +214,10 @@ def _lost(stack: Stack, answers: Sequence[Answer]) -> int:
 
 def _start_with_damage(stack: Stack) -> bool:
     """Whether a server that is started with a damaged version says which file it is, in one line, and ends with 1."""
-    stack.redis.client.set(Keys().active, _DAMAGED)
+    stack.redis.client.set(Keys().active, DAMAGED)
     code, said = stack.start_another()
     stack.redis.client.delete(Keys().active)
-    return code == 1 and len(said.splitlines()) == 1 and f"{_DAMAGED}/item_codes.npy" in said
+    return code == 1 and len(said.splitlines()) == 1 and f"{DAMAGED}/item_codes.npy" in said
 
 
 def _sleep_until(moment: float) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from prometheus_client.parser import text_string_to_metric_families
 
 from app import shared_reads
 from app.embedded_redis import ensure_running
@@ -38,7 +39,8 @@ async def reads(settings: Settings, stored: redis.Redis, telemetry: Telemetry) -
 
 def unavailable(telemetry: Telemetry) -> dict[str, float]:
     """Reads that failed, by kind."""
-    metric = next(metric for metric in telemetry.collect() if metric.name == "tessera_cache_unavailable")
+    metrics = text_string_to_metric_families(telemetry.exposition().decode())
+    metric = next(metric for metric in metrics if metric.name == "tessera_cache_unavailable")
     return {
         sample.labels["kind"]: sample.value
         for sample in metric.samples
