@@ -19,6 +19,7 @@ from app.redis_connection import RedisClient
 MAX_READS_OF_TRIP = 128
 """More are sent as several round trips: the first are answered while the rest is still on its way."""
 MAX_WAITING = 10_000
+_LAST_LOOK_S = 0.001
 
 
 class ReadRefused(Exception):
@@ -179,6 +180,8 @@ class SharedReads:
             return
         loop = asyncio.get_running_loop()
 
+        late: asyncio.TimerHandle
+
         def answered(done: "asyncio.Future[list[Any]]") -> None:
             late.cancel()
             self._deal(done, len(common), reads)
@@ -194,7 +197,12 @@ class SharedReads:
             self._breaker.failed()
             self._fail(reads, TimeoutError())
 
-        late = loop.call_later(self._timeout_s, expired)
+        def look_again() -> None:
+            # Where this process was held up, the replies may be here and only not read yet.
+            nonlocal late
+            late = loop.call_later(_LAST_LOOK_S, expired)
+
+        late = loop.call_later(self._timeout_s, look_again)
         replies.add_done_callback(answered)
 
     def _deal(self, done: "asyncio.Future[list[Any]]", common: int, reads: "list[_Read]") -> None:
