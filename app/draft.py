@@ -1,6 +1,5 @@
 """An answer in the making: what the steps of the recommender's chain add to."""
 
-import secrets
 import time
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from app.recommendation import (
     Wanted,
 )
 from app.recommendation_cache import UserState
+from app.recommendation_ids import next_recommendation_id
 from app.served_model import ServedModel
 from model_store.cache_entries import CacheEntry
 from model_store.prefix_trie import EligibleItems
@@ -52,8 +52,10 @@ class Draft:
         self.now = time.time()
         self.history = self.model.indices_of(self.wanted.history or self.state.history)
         self.excluded = self.model.indices_of(self.wanted.exclude)
-        self.hidden = {*self.history, *self.excluded}
-        """Item indices that may not be added: seen, excluded, or there already."""
+        self.withheld = self.model.indices_of(self.state.withheld)
+        """Item indices that are blocked, or were read."""
+        self.hidden = set(self._not_shown())
+        """Item indices that may not be added: seen, withheld, excluded, or there already."""
         self.only = (
             None
             if self.wanted.only is None
@@ -170,13 +172,14 @@ class Draft:
         items = items[items >= 0]
         self.removed = {
             "seen": int(np.count_nonzero(np.isin(items, self.history))),
+            "withheld": int(np.count_nonzero(np.isin(items, self.withheld))),
             "excluded": int(np.count_nonzero(np.isin(items, self.excluded))),
             **self.model.eligibility.removed(self.item_filter, items),
         }
         if self.only is not None:
             self.removed["only"] = int(np.count_nonzero(~np.isin(items, self.only)))
         if (quota := self._new_quota()) is not None:
-            open_items = items[self._may_be_shown(items) & ~np.isin(items, [*self.history, *self.excluded])]
+            open_items = items[self._may_be_shown(items) & ~np.isin(items, self._not_shown())]
             self.removed["max_per_prefix"] = int(np.count_nonzero(~quota.fitting(open_items)))
 
     def given(self) -> dict[str, int]:
@@ -193,7 +196,7 @@ class Draft:
         ]
         age_s = self.entry_age_s if self._source in ("cache", "stale_cache") else 0.0
         answer = Recommendation(
-            recommendation_id=secrets.token_hex(12),
+            recommendation_id=next_recommendation_id(),
             user_id=self.wanted.user_id,
             items=items,
             source=self._source,
@@ -227,6 +230,9 @@ class Draft:
         """Which of these items the filter and the allow-list let through; bool [K]."""
         allowed = self.model.eligibility.allowed(self.item_filter, items)
         return allowed if self.only is None else allowed & np.isin(items, self.only)
+
+    def _not_shown(self) -> list[int]:
+        return [*self.history, *self.withheld, *self.excluded]
 
     def _open(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
         items = items[self._may_be_shown(items)]

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from app import embedded_redis, problems, structured_logging
 from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, refuse_open_bind
+from app.attribution import Attribution
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
 from app.entry_decoding import EntryDecoding
@@ -22,14 +23,18 @@ from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
+from app.popular_windows import PopularWindows
+from app.read_write_back import ReadWriteBack
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
+from app.recorded_events import RecordedEvents
 from app.redis_connection import RedisClient, connect
 from app.request_boundary import RequestBoundary
-from app.routes import events, health, items, metrics, ranking, recommendations
+from app.routes import blocks, events, health, items, metrics, quality, ranking, recommendations
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
+from app.withheld_items import WithheldItems
 from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound
 
@@ -58,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keys = ApiKeys.parse(settings.api_keys)
     problems.install(app)
     app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
-    for routes in (recommendations, ranking, events, items, health, metrics):
+    for routes in (recommendations, ranking, blocks, events, items, health, metrics, quality):
         app.include_router(routes.router)
     return app
 
@@ -105,7 +110,14 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
-    recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
+    withheld = WithheldItems(cache, settings)
+    write_back = ReadWriteBack(withheld, telemetry)
+    attribution = Attribution(cache, settings, telemetry)
+    recorded_events = RecordedEvents(cache, withheld, settings)
+    popular_windows = PopularWindows(cache, settings, telemetry)
+    recommender = Recommender(
+        active, cache, live, entries, refresh, freshness, settings, telemetry, write_back, attribution
+    )
     keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
     try:
@@ -117,6 +129,9 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
+            ("write back", write_back.run()),
+            ("attribution", attribution.run()),
+            ("popular windows", popular_windows.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -125,12 +140,30 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         # collection would stop requests for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        yield Services(settings, keys, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
+        yield Services(
+            settings,
+            keys,
+            store,
+            telemetry,
+            cache,
+            live,
+            active,
+            recommender,
+            freshness,
+            event_refresh,
+            withheld,
+            write_back,
+            recorded_events,
+            popular_windows,
+            attribution,
+        )
         await recommender.settle()
     finally:
         event_refresh.close()
         await _end(tasks)
-        await freshness.flush()
+        for part in (freshness, write_back, attribution, popular_windows):
+            await part.flush()
+        await recorded_events.aclose()
         await live.aclose()
         await cache.aclose()
         telemetry.close()

@@ -6,14 +6,14 @@ its timeout, and for a while at once, so that an outage does not cost every requ
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ssl import SSLError
 from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from app.circuit_breaker import CircuitBreaker
 from app.redis_connection import RedisClient
@@ -25,7 +25,7 @@ from model_store.errors import CacheEntryUnreadable, causes_of
 
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3
-_READS_PER_USER = 2
+_READS_PER_USER = 3
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
 _SERVED_KEPT_S = 3 * 3600
@@ -45,11 +45,13 @@ class UserState:
         entry: the decoded list of the version asked for, None when there is none that can be read.
         history: item ids, oldest first.
         dirty: whether the entry was decoded from another history: events have come since.
+        withheld: item ids that must not be shown beside the history: blocked, or read.
     """
 
     entry: CacheEntry | None = None
     history: tuple[str, ...] = ()
     dirty: bool = False
+    withheld: tuple[str, ...] = ()
 
     def age_s(self, now: float) -> float:
         """Age of the entry at a time in Unix seconds; 0 without one."""
@@ -113,17 +115,20 @@ class RecommendationCache:
             CacheUnavailable: Redis did not answer in time.
         """
 
+        now = time.time()
+
         def commands(pipeline: Pipeline) -> None:
             pipeline.get(self._keys.active)
             for user_id in user_ids:
                 pipeline.hget(self._keys.bucket_of(layout, user_id), user_id)
                 pipeline.lrange(self._keys.history(user_id), 0, -1)
+                pipeline.zrangebyscore(self._keys.withheld(user_id), "-inf", now)
 
         # A batch is many histories to receive; it gets the time of a write.
         timeout_s = self._read_timeout_s if len(user_ids) == 1 else self._write_timeout_s
         active, *values = await self._execute("read", commands, timeout_s)
         self.on_active(_text(active))
-        return [self._state(packed, history) for packed, history in zip(*[iter(values)] * _READS_PER_USER, strict=True)]
+        return [self._state(*of_user) for of_user in zip(*[iter(values)] * _READS_PER_USER, strict=True)]
 
     async def active_version(self) -> str | None:
         """The version in `{ns}:active`, None when nothing was activated through Redis.
@@ -157,7 +162,7 @@ class RecommendationCache:
             pipeline.lrange(self._keys.history(user_id), 0, -1)
 
         *_, stored = await self._execute("store", write, self._write_timeout_s)
-        now = tuple(item.decode(errors="replace") for item in stored)
+        now = _texts(stored)
 
         if now and now != history:
             return
@@ -181,19 +186,39 @@ class RecommendationCache:
             items_of.setdefault(user_id, []).append(item_id)
         if not items_of:
             return
-        now = time.time()
 
         def commands(pipeline: Pipeline) -> None:
             for user_id, items in items_of.items():
-                key = self._keys.history(user_id)
-                pipeline.rpush(key, *items)
-                pipeline.ltrim(key, -self._settings.history_length, -1)
-                pipeline.expire(key, self._settings.history_ttl_s)
-            pipeline.zadd(self._keys.dirty, dict.fromkeys(items_of, now), nx=True)
-            # Whoever has been dirty for so long has no history any more; this bounds the set.
-            pipeline.zremrangebyscore(self._keys.dirty, "-inf", now - self._settings.history_ttl_s)
+                self.add_to_history(pipeline, user_id, items)
+            self._add_marks(pipeline, items_of)
 
         await self._execute("events", commands, self._write_timeout_s)
+
+    def add_to_history(self, pipeline: Pipeline, user_id: str, items: Sequence[str]) -> None:
+        """Add the commands that append items to a history, if there are any."""
+        if not items:
+            return
+        key = self._keys.history(user_id)
+        pipeline.rpush(key, *items)
+        pipeline.ltrim(key, -self._settings.history_length, -1)
+        pipeline.expire(key, self._settings.history_ttl_s)
+
+    async def mark_dirty(self, user_ids: Iterable[str]) -> None:
+        """Mark users who have news. Redis may not take it: it is a hint, and their entries count as stale anyway."""
+        marked = tuple(user_ids)
+        if marked:
+            with suppress(CacheUnavailable):
+                await self._execute("events", lambda p: self._add_marks(p, marked), self._write_timeout_s)
+
+    def _add_marks(self, pipeline: Pipeline, user_ids: Iterable[str]) -> None:
+        now = time.time()
+        users = tuple(user_ids)
+        pipeline.zadd(self._keys.dirty, dict.fromkeys(users, now), nx=True)
+        # Whoever has been dirty for so long has no history any more; this bounds the set.
+        pipeline.zremrangebyscore(self._keys.dirty, "-inf", now - self._settings.history_ttl_s)
+        for user_id in users:
+            # Blocks and reads live as long as the history.
+            pipeline.expire(self._keys.withheld(user_id), self._settings.history_ttl_s)
 
     async def add_answers(self, served: Mapping[int, AnswerCounts], demand: Mapping[str, int]) -> None:
         """Add to the counts that a refresh goes by.
@@ -230,7 +255,7 @@ class RecommendationCache:
         (items,) = await self._execute(
             "history", lambda p: p.lrange(self._keys.history(user_id), 0, -1), self._read_timeout_s
         )
-        return tuple(item.decode(errors="replace") for item in items)
+        return _texts(items)
 
     async def forget(self, user_id: str) -> bool:
         """Delete all that is stored of a user, under whatever version. Returns whether anything was.
@@ -244,12 +269,50 @@ class RecommendationCache:
         def commands(pipeline: Pipeline) -> None:
             # One key a command: in a cluster they live on different nodes.
             pipeline.delete(self._keys.history(user_id))
+            pipeline.delete(self._keys.withheld(user_id))
+            pipeline.delete(self._keys.event_ids(user_id))
             pipeline.zrem(self._keys.dirty, user_id)
             pipeline.zrem(self._keys.demand, user_id)
             for layout in layouts:
                 pipeline.hdel(self._keys.bucket_of(layout, user_id), user_id)
 
         return any(await self._execute("forget", commands, self._write_timeout_s))
+
+    async def execute(
+        self, operation: str, commands: Callable[[Pipeline], object], *, reading: bool = False
+    ) -> list[Any]:
+        """Send the commands of a part that has keys of its own; one round trip.
+
+        Args:
+            operation: its name in the metrics.
+            commands: adds them to a pipeline.
+            reading: whether an answer waits for it, and so no longer than for a recommendation's reads.
+
+        Raises:
+            CacheUnavailable: perhaps none, perhaps a part was done.
+        """
+        return await self._execute(operation, commands, self._read_timeout_s if reading else self._write_timeout_s)
+
+    @asynccontextmanager
+    async def attempt(self, operation: str) -> AsyncIterator[RedisClient]:
+        """The client itself, for what is more than one round trip; the time of a write for all that is done with it.
+
+        Raises:
+            CacheUnavailable: perhaps none, perhaps a part was done.
+        """
+        if not self._breaker.allows():
+            self._telemetry.cache_unavailable.labels(operation, "cooldown").inc()
+            raise CacheUnavailable("cooling down after a failure")
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                yield self._client
+        except ResponseError as error:
+            self._breaker.succeeded()
+            raise self._unavailable(operation, error) from error
+        except (RedisError, OSError, TimeoutError, RedisClusterException) as error:
+            self._breaker.failed()
+            raise self._unavailable(operation, error) from error
+        self._breaker.succeeded()
 
     async def put_off_expiry(self, layout: EntryLayout) -> None:
         """Give the buckets of a served version their whole lifetime again; at most one process does, and rarely.
@@ -289,11 +352,11 @@ class RecommendationCache:
         """Close the connections."""
         await self._client.aclose()
 
-    def _state(self, packed: bytes | None, history: Sequence[bytes]) -> UserState:
+    def _state(self, packed: bytes | None, history: Sequence[bytes], withheld: Sequence[bytes]) -> UserState:
         entry = self._entry(packed)
         # Without a history, because it has expired, there is nothing to decode anew from.
         dirty = entry is not None and bool(history) and entry.history_digest != history_digest(history)
-        return UserState(entry, tuple(item.decode(errors="replace") for item in history), dirty)
+        return UserState(entry, _texts(history), dirty, _texts(withheld))
 
     def _entry(self, packed: bytes | None) -> CacheEntry | None:
         if packed is None:
@@ -331,6 +394,10 @@ class RecommendationCache:
         kind = kind or type(error).__name__
         self._telemetry.cache_unavailable.labels(operation, kind).inc()
         return CacheUnavailable(f"{operation}: {kind}")
+
+
+def _texts(values: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(value.decode(errors="replace") for value in values)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -13,6 +13,7 @@ is an error: the next one answers, and the answer says `degraded`.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.active_version import ActiveVersion
+from app.attribution import Attribution
 from app.background_refresh import BackgroundRefresh
 from app.decode_wire import MAX_ITEMS
 from app.draft import Draft
@@ -27,6 +29,7 @@ from app.eligibility import EVERYTHING_IN_STOCK
 from app.entry_decoding import EntryDecoding
 from app.freshness import Freshness
 from app.live_decoding import LiveAnswer, LiveDecoding, LiveDecodingUnavailable, LiveRequest
+from app.read_write_back import ReadWriteBack
 from app.recommendation import Recommendation, Wanted
 from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
 from app.served_model import ServedModel
@@ -51,6 +54,8 @@ class Recommender:
         freshness: Freshness,
         settings: Settings,
         telemetry: Telemetry,
+        write_back: ReadWriteBack,
+        attribution: Attribution,
     ) -> None:
         self._active = active
         self._cache = cache
@@ -60,6 +65,8 @@ class Recommender:
         self._freshness = freshness
         self._settings = settings
         self._telemetry = telemetry
+        self._reads = write_back
+        self._attribution = attribution
         self._writing: set[asyncio.Task[None]] = set()
 
     async def recommend(self, wanted: Wanted) -> Recommendation:
@@ -110,6 +117,10 @@ class Recommender:
         if draft.personal and draft.wanted.user_id is not None:
             self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.outdated)
         answer = draft.finish()
+        self._attribution.noticed(answer)
+        if draft.wanted.write_back_after_s is not None and draft.wanted.user_id is not None:
+            shown = [item.item_id for item in answer.items]
+            self._reads.shown(draft.wanted.user_id, shown, time.time() + draft.wanted.write_back_after_s)
         for reason, count in draft.given().items():
             self._telemetry.items.labels(reason).inc(count)
         if answer.degraded:
@@ -239,7 +250,9 @@ class Recommender:
         )
 
     async def _decode_entry(self, draft: Draft) -> LiveAnswer:
-        answer = await self._entries.decode(draft.model, draft.history, draft.needed, self._deadline_ms(draft))
+        answer = await self._entries.decode(
+            draft.model, draft.history, draft.withheld, draft.needed, self._deadline_ms(draft)
+        )
         assert draft.wanted.user_id is not None
         self._write_back(draft, draft.wanted.user_id, answer)
         draft.renewed = True

@@ -10,17 +10,24 @@ from app.decode_wire import MAX_PREFIX_LEVELS, MAX_QUERY
 from app.eligibility import ItemFilter
 from app.latency import Latency
 from app.recommendation import RankedItem, Recommendation, Wanted
+from app.settings import EVENT_TYPE
 
 MAX_ITEMS = 100
 MAX_OFFSET = 1000
 MAX_BATCH_USERS = 100
 MAX_EVENTS = 1000
+MAX_WRITE_BACK_DELAY_S = 30 * 24 * 3600
 _MAX_EXCLUDED = 1000
 _MAX_ALLOWED = MAX_RANKED
 _MAX_CATEGORIES = 20
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A user's or an item's id."""
+
+EventType = Annotated[str, StringConstraints(pattern=EVENT_TYPE)]
+"""What a user did."""
+
+Window = Literal["1h", "24h", "7d", "30d"]
 
 QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY)]
 """What somebody asks for in words."""
@@ -71,6 +78,23 @@ class ListParameters(FilterParameters):
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET, description="Items of the whole list to skip.")
 
 
+class ItemListParameters(ListParameters):
+    """A page of a list that is about items, perhaps for a user."""
+
+    user_id: Id | None = Field(
+        default=None, description="Leave out what this user has in the history, has read, or has blocked."
+    )
+
+
+class PopularParameters(ItemListParameters):
+    """Popular items, of all time or of late."""
+
+    window: Window | None = Field(
+        default=None,
+        description="Count the events of this long until now; left out, those that the served model was trained on.",
+    )
+
+
 class RecommendParameters(ListParameters):
     """How to recommend."""
 
@@ -111,6 +135,17 @@ class RecommendParameters(ListParameters):
     )
     strict: bool = Field(default=False, description="Give a shorter list rather than fill it with popular items.")
     explain: bool = Field(default=False, description="Say how the answer came about.")
+    write_back_type: EventType | None = Field(
+        default=None,
+        description="One of the server's read types (`read`): what is shown counts as read by the user, and is not "
+        "shown again.",
+    )
+    write_back_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=MAX_WRITE_BACK_DELAY_S,
+        description="Seconds from the answer until it counts as read. Of no meaning without `write_back_type`.",
+    )
 
     def wanted(self, *, user_id: str | None = None, history: tuple[str, ...] = ()) -> Wanted:
         """The request as the recommender takes it."""
@@ -130,6 +165,7 @@ class RecommendParameters(ListParameters):
             explain=self.explain,
             query=self.q,
             within=self.within,
+            write_back_after_s=None if self.write_back_type is None else self.write_back_delay_s,
         )
 
 
@@ -157,6 +193,12 @@ class Whose(Asked):
 
 class RecommendBody(RecommendParameters, Whose):
     """A request for a known user, for a session, or for a query alone."""
+
+    @model_validator(mode="after")
+    def _somebody_reads(self) -> Self:
+        if self.write_back_type is not None and self.user_id is None:
+            raise ValueError("write_back_type needs a user_id")
+        return self
 
 
 class RankBody(Whose):
@@ -205,7 +247,12 @@ class Event(Asked):
 
     user_id: Id
     item_id: Id
-    type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,32}$")] = "view"
+    type: EventType = "view"
+    id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = Field(
+        default=None,
+        description="A name of this event, unique among those of the user. An event whose name is known already is "
+        "accepted and not recorded again.",
+    )
     timestamp: datetime | None = Field(
         default=None,
         description="ISO 8601 (UTC where it does not say) or Unix seconds; now if left out. Orders the rows.",
@@ -234,7 +281,24 @@ class EventsAnswer(BaseModel):
     """What became of the rows."""
 
     accepted: int
+    duplicates: int = Field(description="of the accepted ones, those whose id was known, and which were left alone")
     rejected: list[RejectedEvent]
+
+
+class RejectedLine(BaseModel):
+    """A line that was not recorded."""
+
+    line: int = Field(description="its number, from 1")
+    reason: str = Field(description="what is wrong with it, or unknown_item")
+
+
+class EventLinesAnswer(BaseModel):
+    """What became of the lines."""
+
+    accepted: int
+    duplicates: int = Field(description="of the accepted ones, those whose id was known, and which were left alone")
+    rejected_lines: int = Field(description="how many lines were not recorded")
+    rejected: list[RejectedLine] = Field(description="the first 1000 of them")
 
 
 class History(BaseModel):
@@ -251,19 +315,31 @@ class Forgotten(BaseModel):
     existed: bool
 
 
-class SimilarAnswer(BaseModel):
+class ItemList(BaseModel):
+    """Items in order."""
+
+    items: list[RankedItem]
+    model_version: str
+    degraded: bool = Field(
+        default=False, description="what the user of `user_id` knows could not be read, and may be among the items"
+    )
+
+
+class SimilarAnswer(ItemList):
     """Items near an item."""
 
     item_id: str
-    items: list[RankedItem]
-    model_version: str
 
 
-class PopularAnswer(BaseModel):
+class PopularAnswer(ItemList):
     """The most popular items that pass the filter."""
 
-    items: list[RankedItem]
-    model_version: str
+    window: Window | None = Field(default=None, description="as asked for")
+    age_s: float = Field(default=0, description="seconds since the events of the window were counted")
+
+
+class LatestAnswer(ItemList):
+    """The newest items that pass the filter."""
 
 
 class ModelSummary(BaseModel):
