@@ -95,9 +95,9 @@ async def forget_user(user_id: PathId, query: NoQuery, services: CurrentServices
     """Forget a user: history, blocks and reads, event ids, lists of every version, and pending refresh."""
     services.event_refresh.forget(user_id)
     await services.write_back.forget(user_id)
+    await services.freshness.forget(user_id)
     try:
         existed = await services.cache.forget(user_id)
     except CacheUnavailable:
         raise StorageUnavailable from None
-    services.freshness.satisfied(user_id)
     return Json({"user_id": user_id, "existed": existed})
