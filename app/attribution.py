@@ -29,7 +29,7 @@ MAX_ANSWERS = 20_000
 """Answers of one worker that may wait to be written, as many as come in some seconds."""
 MAX_EVENTS = 20_000
 QUALITY_KEPT_S = 40 * 86_400
-_AT_ONCE = 256
+_AT_ONCE = 128
 """Answers encoded in one piece, and events looked up in one; others are served in between."""
 _DAY_S = 86_400
 

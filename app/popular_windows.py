@@ -163,7 +163,7 @@ class PopularWindows:
                 for name in part:
                     pipeline.zrevrange(self._keys.popular(name), 0, _RANKED_ITEMS - 1, withscores=True)
 
-            for name, rows in zip(part, await self._cache.execute("popular", commands, reading=True), strict=True):
+            for name, rows in zip(part, await self._cache.execute("popular", commands), strict=True):
                 counts = {item_id.decode(errors="replace"): float(events) for item_id, events in rows}
                 self._buckets[name] = _Bucket(counts, now)
         read = [(self._buckets[name], share) for name, share in names]

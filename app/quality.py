@@ -38,7 +38,7 @@ async def quality_of_days(cache: RecommendationCache, settings: Settings, days: 
     """
     keys, today = Keys(settings.namespace), int(time.time() // _DAY_S)
     asked = [today - back for back in range(days)]
-    counts = await cache.execute("quality", lambda p: [p.hgetall(keys.quality(day)) for day in asked], reading=True)
+    counts = await cache.execute("quality", lambda p: [p.hgetall(keys.quality(day)) for day in asked])
     found: list[DayQuality] = []
     for day, fields in zip(asked, counts, strict=True):
         of_part: dict[tuple[str, str], dict[str, int]] = {}

@@ -16,6 +16,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from app.circuit_breaker import CircuitBreaker
+from app.history_commands import add_to_history, mark_dirty
 from app.redis_connection import RedisClient
 from app.settings import Settings
 from app.telemetry import Telemetry
@@ -189,36 +190,10 @@ class RecommendationCache:
 
         def commands(pipeline: Pipeline) -> None:
             for user_id, items in items_of.items():
-                self.add_to_history(pipeline, user_id, items)
-            self._add_marks(pipeline, items_of)
+                add_to_history(pipeline, self._keys, self._settings, user_id, items)
+            mark_dirty(pipeline, self._keys, self._settings, items_of)
 
         await self._execute("events", commands, self._write_timeout_s)
-
-    def add_to_history(self, pipeline: Pipeline, user_id: str, items: Sequence[str]) -> None:
-        """Add the commands that append items to a history, if there are any."""
-        if not items:
-            return
-        key = self._keys.history(user_id)
-        pipeline.rpush(key, *items)
-        pipeline.ltrim(key, -self._settings.history_length, -1)
-        pipeline.expire(key, self._settings.history_ttl_s)
-
-    async def mark_dirty(self, user_ids: Iterable[str]) -> None:
-        """Mark users who have news. Redis may not take it: it is a hint, and their entries count as stale anyway."""
-        marked = tuple(user_ids)
-        if marked:
-            with suppress(CacheUnavailable):
-                await self._execute("events", lambda p: self._add_marks(p, marked), self._write_timeout_s)
-
-    def _add_marks(self, pipeline: Pipeline, user_ids: Iterable[str]) -> None:
-        now = time.time()
-        users = tuple(user_ids)
-        pipeline.zadd(self._keys.dirty, dict.fromkeys(users, now), nx=True)
-        # Whoever has been dirty for so long has no history any more; this bounds the set.
-        pipeline.zremrangebyscore(self._keys.dirty, "-inf", now - self._settings.history_ttl_s)
-        for user_id in users:
-            # Blocks and reads live as long as the history.
-            pipeline.expire(self._keys.withheld(user_id), self._settings.history_ttl_s)
 
     async def add_answers(self, served: Mapping[int, AnswerCounts], demand: Mapping[str, int]) -> None:
         """Add to the counts that a refresh goes by.

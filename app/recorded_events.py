@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.client import Pipeline
 from redis.exceptions import MovedError, WatchError
 
+from app.history_commands import add_to_history, mark_dirty
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.redis_connection import RedisClient
 from app.settings import Settings
@@ -23,7 +25,8 @@ from model_store.cache_keys import Keys
 
 MAX_IDS = 10_000
 """Ids known of one user; older ones go first."""
-_ROWS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 500
+"""More of them in one piece would hold up the event loop."""
 _TRANSACTIONS = 4
 _NODE_CONNECTIONS = 2 * _TRANSACTIONS * _TRANSACTIONS
 _CONFLICT_PAUSE_S = 0.005
@@ -101,7 +104,10 @@ class RecordedEvents:
             return [True] * len(events)
         seen = await self._record_named(events)
         news = dict.fromkeys(e.user_id for row, e in enumerate(events) if row not in seen and not e.is_read)
-        await self._cache.mark_dirty(news)
+        if news:
+            # Of no matter if Redis does not take it: a mark is a hint, and their entries count as stale anyway.
+            with suppress(CacheUnavailable):
+                await self._cache.execute("events", lambda p: mark_dirty(p, self._keys, self._settings, news))
         return [row not in seen for row in range(len(events))]
 
     async def _record_named(self, events: Sequence[NewEvent]) -> set[int]:
@@ -199,7 +205,8 @@ class RecordedEvents:
                 transaction.zremrangebyscore(key, "-inf", now - lifetime_s)
                 transaction.zremrangebyrank(key, 0, -MAX_IDS - 1)
                 transaction.expire(key, lifetime_s)
-            self._cache.add_to_history(transaction, user_id, [event.item_id for event in fresh if not event.is_read])
+            items = [event.item_id for event in fresh if not event.is_read]
+            add_to_history(transaction, self._keys, self._settings, user_id, items)
 
     async def _take_back_ids(
         self, node: Redis, of_user: dict[str, list[int]], events: Sequence[NewEvent], seen: set[int]
