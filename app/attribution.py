@@ -32,6 +32,8 @@ QUALITY_KEPT_S = 40 * 86_400
 _AT_ONCE = 128
 """Answers encoded in one piece, and events looked up in one; others are served in between."""
 _DAY_S = 86_400
+_LONGEST_TEXT = 255
+"""Bytes; a length is one byte."""
 
 Answered = tuple[str, str, str, Sequence[str]]
 """Recommendation id, source, model version, item ids."""
@@ -165,7 +167,7 @@ class Attribution:
 
 def pack_answer(source: str, version: str, item_ids: Iterable[str]) -> bytes:
     """An answer as it is stored: lengths of two texts, the texts, and 4 bytes for each item."""
-    texts = source.encode(), version.encode()
+    texts = source.encode()[:_LONGEST_TEXT], version.encode()[:_LONGEST_TEXT]
     return struct.pack("BB", *map(len, texts)) + b"".join((*texts, *map(_digest, item_ids)))
 
 

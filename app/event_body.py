@@ -69,7 +69,7 @@ async def posted_events(request: Request) -> PostedEvents:
     body = await request.body()
     if media_type == JSON_LINES:
         return await _lines(body)
-    if media_type != "application/json":
+    if media_type != "application/json" and not media_type.endswith("+json"):
         raise _invalid(("header", "content-type"), f"Send application/json, or {JSON_LINES}", "media_type")
     try:
         events = _array.validate_json(body)

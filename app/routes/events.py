@@ -74,8 +74,9 @@ def _notice(services: Services, news: Sequence[tuple[float, Event]], read_types:
         services.popular_windows.happened(event.item_id, seconds)
         if event.recommendation_id is not None:
             services.attribution.happened(event.recommendation_id, event.item_id)
-    for _, event in news:
-        services.telemetry.events.labels("accepted", "yes" if event.recommendation_id else "no").inc()
+    attributed = sum(event.recommendation_id is not None for _, event in news)
+    services.telemetry.events.labels("accepted", "yes").inc(attributed)
+    services.telemetry.events.labels("accepted", "no").inc(len(news) - attributed)
 
 
 @router.get(
