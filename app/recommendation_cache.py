@@ -253,20 +253,17 @@ class RecommendationCache:
 
         return any(await self._execute("forget", commands, self._write_timeout_s))
 
-    async def execute(
-        self, operation: str, commands: Callable[[Pipeline], object], *, reading: bool = False
-    ) -> list[Any]:
+    async def execute(self, operation: str, commands: Callable[[Pipeline], object]) -> list[Any]:
         """Send the commands of a part that has keys of its own; one round trip.
 
         Args:
             operation: its name in the metrics.
-            commands: adds them to a pipeline.
-            reading: whether an answer waits for it, and so no longer than for a recommendation's reads.
+            commands: adds them to a pipeline; they get the time of a write.
 
         Raises:
             CacheUnavailable: perhaps none, perhaps a part was done.
         """
-        return await self._execute(operation, commands, self._read_timeout_s if reading else self._write_timeout_s)
+        return await self._execute(operation, commands, self._write_timeout_s)
 
     @asynccontextmanager
     async def attempt(self, operation: str) -> AsyncIterator[RedisClient]:

@@ -49,7 +49,7 @@ class WithheldItems:
             CacheUnavailable: Redis did not answer in time.
         """
         key = self._keys.withheld(user_id)
-        (items,) = await self._cache.execute("blocks", lambda p: p.zrangebyscore(key, _BLOCKED, _BLOCKED), reading=True)
+        (items,) = await self._cache.execute("blocks", lambda p: p.zrangebyscore(key, _BLOCKED, _BLOCKED))
         return [item.decode(errors="replace") for item in items]
 
     async def change_blocks(self, user_id: str, block: Collection[str], unblock: Iterable[str]) -> list[str]:
