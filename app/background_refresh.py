@@ -78,6 +78,7 @@ class BackgroundRefresh:
         history = model.indices_of(state.history)
         if not history:
             return "no_history"
-        answer = await self._entries.decode(model, history, 1, self._deadline_ms)
+        withheld = model.indices_of(state.withheld)
+        answer = await self._entries.decode(model, history, withheld, 1, self._deadline_ms)
         await self._entries.keep(model, user_id, state.history, answer, started_at)
         return "done"

@@ -15,9 +15,10 @@ import orjson
 
 from app.eligibility import ItemFilter
 from app.items_by_code import KnownItem
-from app.recommendation import RECOMMENDATION_IDS, Source, Wanted
-from app.recommendation_cache import StoredUser
+from app.recommendation import Source, Wanted
+from app.recommendation_ids import next_recommendation_id
 from app.served_model import ServedModel
+from app.user_state import StoredUser
 from model_store.cache_entries import PlainEntry, history_digest
 from model_store.errors import CacheEntryUnreadable
 
@@ -82,13 +83,14 @@ def cached_answer(
     if stale and wanted.fresh:
         return None
     hidden = set(history)
+    hidden.update(stored.withheld)
     if wanted.exclude:
         hidden.update(item.encode() for item in wanted.exclude)
     best = _best(model, entry, hidden, wanted.item_filter, needed)
     if best is None:
         return None
     source: Source = "stale_cache" if stale else "cache"
-    recommendation_id = RECOMMENDATION_IDS.next()
+    recommendation_id = next_recommendation_id()
     page = best[wanted.offset :]
     body = orjson.dumps(
         {

@@ -10,16 +10,21 @@ from fastapi.security import APIKeyHeader
 from app.access import admit
 from app.active_version import ActiveVersion
 from app.api_keys import Scope
+from app.attribution import Attribution
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
-from app.problems import QueryNotSupported
+from app.popular_windows import PopularWindows
+from app.problems import NotAReadType, QueryNotSupported
+from app.read_write_back import ReadWriteBack
 from app.recommendation_cache import RecommendationCache
 from app.recommender import Recommender
+from app.recorded_events import RecordedEvents
 from app.schemas import Id, NoParameters
 from app.served_model import ServedModel
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.withheld_items import WithheldItems
 from model_store.bundle import ModelStore
 
 _key_header = APIKeyHeader(
@@ -40,6 +45,11 @@ class Services:
     recommender: Recommender
     freshness: Freshness
     event_refresh: EventRefresh
+    withheld: WithheldItems
+    write_back: ReadWriteBack
+    recorded_events: RecordedEvents
+    popular_windows: PopularWindows
+    attribution: Attribution
 
 
 async def services_of(request: Request) -> Services:
@@ -69,6 +79,16 @@ def check_query(query: str | None, services: Services) -> None:
     """
     if query is not None and not services.active.served.takes_queries:
         raise QueryNotSupported
+
+
+def check_write_back(event_type: str | None, services: Services) -> None:
+    """Refuse to write back as read what the server would not take for a read.
+
+    Raises:
+        NotAReadType: it is none of its read types.
+    """
+    if event_type is not None and event_type not in services.settings.types_of_reads:
+        raise NotAReadType
 
 
 CurrentServices = Annotated[Services, Depends(services_of)]

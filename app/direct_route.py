@@ -63,6 +63,9 @@ def read_parameters(query: bytes) -> Wanted | None:
 
 def _parse(query: bytes) -> Wanted | None:
     parameters = QueryParams(query)
+    if "write_back_type" in parameters:
+        # Whether it is one that the server takes is asked in the route.
+        return None
     values = {name: parameters.getlist(name) if name in _SEQUENCES else parameters[name] for name in parameters}
     try:
         return RecommendParameters.model_validate(values).wanted()

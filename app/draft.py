@@ -12,7 +12,6 @@ from app.eligibility import ItemFilter
 from app.explanation import explanation
 from app.prefix_quota import PrefixQuota
 from app.recommendation import (
-    RECOMMENDATION_IDS,
     ExplainedRecommendation,
     Option,
     RankedItem,
@@ -22,8 +21,9 @@ from app.recommendation import (
     Source,
     Wanted,
 )
-from app.recommendation_cache import UserState
+from app.recommendation_ids import next_recommendation_id
 from app.served_model import ServedModel
+from app.user_state import UserState
 from model_store.cache_entries import CacheEntry
 from model_store.prefix_trie import EligibleItems
 
@@ -52,8 +52,10 @@ class Draft:
         self.now = time.time()
         self.history = self.model.indices_of(self.wanted.history or self.state.history)
         self.excluded = self.model.indices_of(self.wanted.exclude)
-        self.hidden = {*self.history, *self.excluded}
-        """Item indices that may not be added: seen, excluded, or there already."""
+        self.withheld = self.model.indices_of(self.state.withheld)
+        """Item indices that are blocked, or were read."""
+        self.hidden = set(self._not_shown())
+        """Item indices that may not be added: seen, withheld, excluded, or there already."""
         self.only = (
             None
             if self.wanted.only is None
@@ -177,13 +179,14 @@ class Draft:
         """Which of these items each rule removes; bool, the shape of `items`, by rule. Several may remove one."""
         removed = {
             "seen": np.isin(items, self.history),
+            "withheld": np.isin(items, self.withheld),
             "excluded": np.isin(items, self.excluded),
             **self.model.eligibility.removed(self.item_filter, items),
         }
         if self.only is not None:
             removed["only"] = ~np.isin(items, self.only)
         if (quota := self._new_quota()) is not None:
-            is_open = self._may_be_shown(items) & ~np.isin(items, [*self.history, *self.excluded])
+            is_open = self._may_be_shown(items) & ~np.isin(items, self._not_shown())
             removed["max_per_prefix"] = np.zeros(len(items), dtype=np.bool_)
             removed["max_per_prefix"][is_open] = ~quota.fitting(items[is_open])
         return removed
@@ -202,7 +205,7 @@ class Draft:
         ]
         age_s = self.entry_age_s if self._source in ("cache", "stale_cache") else 0.0
         answer = Recommendation(
-            recommendation_id=RECOMMENDATION_IDS.next(),
+            recommendation_id=next_recommendation_id(),
             user_id=self.wanted.user_id,
             items=items,
             source=self._source,
@@ -236,6 +239,9 @@ class Draft:
         """Which of these items the filter and the allow-list let through; bool [K]."""
         allowed = self.model.eligibility.allowed(self.item_filter, items)
         return allowed if self.only is None else allowed & np.isin(items, self.only)
+
+    def _not_shown(self) -> list[int]:
+        return [*self.history, *self.withheld, *self.excluded]
 
     def _open(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
         items = items[self._may_be_shown(items)]

@@ -14,7 +14,7 @@ from model_store.cache_entries import GENERATORS, CacheEntry, history_digest
 class EntryDecoding:
     """Makes entries that any later request of the user can be answered from.
 
-    So they know no filter but stock, and leave out nothing but what the user has seen.
+    So they know no filter but stock, and leave out nothing but what the user has seen, or is not to see.
     """
 
     def __init__(
@@ -25,12 +25,15 @@ class EntryDecoding:
         self._freshness = freshness
         self._settings = settings
 
-    async def decode(self, model: ServedModel, history: list[int], at_least: int, deadline_ms: int) -> LiveAnswer:
+    async def decode(
+        self, model: ServedModel, history: list[int], withheld: list[int], at_least: int, deadline_ms: int
+    ) -> LiveAnswer:
         """Decode a list.
 
         Args:
             model: the version to decode with.
-            history: item indices, oldest first, at least one; also what is left out.
+            history: item indices, oldest first, at least one; left out of the list.
+            withheld: item indices that are left out too.
             at_least: items the caller needs; a beam's worth is asked for, because it costs no more.
             deadline_ms: how long the caller waits.
 
@@ -45,7 +48,7 @@ class EntryDecoding:
                 history=seen,
                 n=min(max(at_least, self._settings.beam_width), self._settings.live_max_items),
                 beam_width=self._settings.beam_width,
-                excluded=seen,
+                excluded=np.array(sorted({*history, *withheld}), dtype=np.int32),
                 eligible=None if eligible.total == len(model.catalog) else eligible,
                 deadline_ms=deadline_ms,
             )

@@ -51,6 +51,12 @@ class EventRefresh:
             due_s = min(now + self._quiet_s, first_s + _LONGEST_WAIT * self._quiet_s)
             self._waiting[user_id] = _Waiting(first_s, loop.call_at(due_s, self._request, user_id))
 
+    def forget(self, user_id: str) -> None:
+        """Drop what is put off for a user."""
+        waiting = self._waiting.pop(user_id, None)
+        if waiting is not None:
+            waiting.timer.cancel()
+
     def close(self) -> None:
         """Drop what is still put off."""
         for waiting in self._waiting.values():

@@ -8,8 +8,9 @@ import asyncio
 import time
 from collections import Counter
 
-from app.recommendation_cache import AnswerCounts, CacheUnavailable, RecommendationCache
+from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.telemetry import ByLabels, Telemetry
+from app.user_state import AnswerCounts
 
 FLUSH_S = 1.0
 MAX_WANTING = 2000
@@ -47,8 +48,13 @@ class Freshness:
             self._telemetry.freshness_dropped.labels("full").inc()
 
     def satisfied(self, user_id: str) -> None:
-        """Take back what is not in Redis yet of a user who was decoded, or forgotten, since."""
+        """Take back what is not in Redis yet of a user who was decoded since."""
         self._demand.pop(user_id, None)
+
+    async def forget(self, user_id: str) -> None:
+        """Take back what is not in Redis yet of a user; what is on its way is there, or lost, when this returns."""
+        async with self._flushing:
+            self.satisfied(user_id)
 
     async def run(self) -> None:
         """Take the counts to Redis every second until cancelled; what is left then is for `flush`."""

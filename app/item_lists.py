@@ -1,12 +1,14 @@
-"""Lists that are about items, not about a user: similar and popular."""
+"""Lists that are about items, not about a user: similar, popular and latest."""
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.eligibility import ItemFilter
+from app.popular_items import PopularItems
 from app.recommendation import RankedItem, Reason
 from app.served_model import ServedModel
 
@@ -23,16 +25,25 @@ async def similar_items(
 
 
 async def popular_items(
-    model: ServedModel, n: int, offset: int, item_filter: ItemFilter, exclude: Iterable[str]
+    model: ServedModel, popular: PopularItems, n: int, offset: int, item_filter: ItemFilter, exclude: Iterable[str]
 ) -> list[RankedItem]:
     """The most popular items; scores are event counts."""
     eligible = await model.eligibility.items(item_filter)
-    found = model.popular.top(offset + n, eligible.mask, set(model.indices_of(exclude)))
+    found = popular.top(offset + n, eligible.mask, set(model.indices_of(exclude)))
     return _ranked(model, *found, "popular", offset)
 
 
+async def latest_items(
+    model: ServedModel, n: int, offset: int, item_filter: ItemFilter, exclude: Iterable[str]
+) -> list[RankedItem]:
+    """The newest items; scores are Unix seconds, 0 where unknown."""
+    eligible = await model.eligibility.items(item_filter)
+    found = await asyncio.to_thread(model.latest.top, offset + n, eligible.mask, set(model.indices_of(exclude)))
+    return _ranked(model, *found, "latest", offset)
+
+
 def _ranked(
-    model: ServedModel, items: NDArray[np.int32], scores: NDArray[np.float32], reason: Reason, offset: int
+    model: ServedModel, items: NDArray[np.int32], scores: NDArray[np.floating[Any]], reason: Reason, offset: int
 ) -> list[RankedItem]:
     page, ids = items[offset:].tolist(), model.catalog.item_ids
     rows = zip(page, scores[offset:].tolist(), model.codes_of(page), strict=True)

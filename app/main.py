@@ -18,6 +18,7 @@ from app import embedded_redis, openapi_examples, problems, structured_logging
 from app.access import Access
 from app.active_version import ActiveVersion
 from app.api_keys import refuse_open_bind
+from app.attribution import Attribution
 from app.background_refresh import BackgroundRefresh
 from app.dependencies import Services
 from app.direct_route import DirectRoute
@@ -30,16 +31,20 @@ from app.freshness import Freshness
 from app.http_protocol import HttpProtocol
 from app.key_file import read_keys
 from app.live_decoding import LiveDecoding
+from app.popular_windows import PopularWindows
 from app.process_watch import ProcessWatch
+from app.read_write_back import ReadWriteBack
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
+from app.recorded_events import RecordedEvents
 from app.redis_connection import RedisClient, connect
 from app.request_boundary import RequestBoundary
-from app.routes import events, health, items, metrics, ranking, recommendations, why_not
+from app.routes import blocks, events, health, items, metrics, quality, ranking, recommendations, why_not
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
 from app.tracing import check_tracing, open_tracing
+from app.withheld_items import WithheldItems
 from model_store.bundle import MODEL_FOLDERS, ModelStore
 from model_store.errors import BundleNotFound
 
@@ -96,7 +101,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    for routes in (recommendations, ranking, why_not, events, items, health, metrics):
+    for routes in (recommendations, ranking, why_not, blocks, events, items, health, metrics, quality):
         app.include_router(routes.router)
     return app
 
@@ -151,7 +156,12 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
     entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
-    finished = FinishedAnswers(refresh, freshness, telemetry)
+    withheld = WithheldItems(cache, settings)
+    write_back = ReadWriteBack(withheld, telemetry)
+    attribution = Attribution(cache, settings, telemetry)
+    recorded_events = RecordedEvents(cache, withheld, settings)
+    popular_windows = PopularWindows(cache, settings, telemetry)
+    finished = FinishedAnswers(refresh, freshness, attribution, write_back, telemetry)
     recommender = Recommender(active, cache, live, entries, finished, settings, telemetry)
     tasks: list[asyncio.Task[None]] = []
     try:
@@ -174,12 +184,29 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
         # collection would stop requests for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        yield Services(settings, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
+        yield Services(
+            settings,
+            store,
+            telemetry,
+            cache,
+            live,
+            active,
+            recommender,
+            freshness,
+            event_refresh,
+            withheld,
+            write_back,
+            recorded_events,
+            popular_windows,
+            attribution,
+        )
         await recommender.settle()
     finally:
         event_refresh.close()
         await _end(tasks)
-        await freshness.flush()
+        for part in (freshness, write_back, attribution, popular_windows):
+            await part.flush()
+        await recorded_events.aclose()
         await live.aclose()
         await cache.aclose()
         await asyncio.to_thread(telemetry.close)

@@ -13,11 +13,13 @@ class PopularItems:
 
     Args:
         popularity: events per item; float32 [N].
+        only_with_events: whether to leave out items without any.
     """
 
-    def __init__(self, popularity: NDArray[np.float32]) -> None:
+    def __init__(self, popularity: NDArray[np.float32], *, only_with_events: bool = False) -> None:
         self._popularity = popularity
-        self._order = np.argsort(-np.asarray(popularity), kind="stable").astype(np.int32)
+        ranked = np.flatnonzero(popularity) if only_with_events else np.arange(len(popularity))
+        self._order = ranked[np.argsort(-np.asarray(popularity[ranked]), kind="stable")].astype(np.int32)
 
     def top(
         self, n: int, mask: NDArray[np.bool_], hidden: frozenset[int] | set[int], quota: PrefixQuota | None = None

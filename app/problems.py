@@ -3,7 +3,8 @@
     Problem
       BadAddress 400   KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404
       BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429
-      QueryNotSupported 501   Overloaded 503   StorageUnavailable 503   RankingUnavailable 503
+      NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   Overloaded 503
+      StorageUnavailable 503   RankingUnavailable 503   WindowNotCounted 503
 
 Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
 crashes (500, nothing of their inside shown) have the same shape: {type, title, status, detail, request_id, errors?}.
@@ -146,6 +147,34 @@ class AddressTooLong(Problem):
     detail = "Send long lists in the body of a POST."
 
 
+class TooManyBlocks(Problem):
+    """More blocked items than a user can have."""
+
+    status = 409
+    name = "too-many-blocks"
+    title = "Too many blocked items"
+    detail = "A user can have 1000 blocked items; nothing was changed. Unblock some first."
+
+
+class NotAReadType(Problem):
+    """`write_back_type` is none of TESSERA_READ_TYPES."""
+
+    status = 422
+    name = "not-a-read-type"
+    title = "Not a type of reads"
+    detail = "write_back_type must be one of the server's read types (TESSERA_READ_TYPES)."
+
+
+class TooManyEvents(Problem):
+    """As many events are being written as TESSERA_EVENT_QUEUE allows."""
+
+    status = 429
+    name = "too-many-events"
+    title = "Too many events at once"
+    detail = "As many events as allowed are being written; nothing of this request was recorded. Send it again."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
 class NothingToRankBy(Problem):
     """Items are to be ranked for somebody of whom nothing is known, and without a query."""
 
@@ -204,6 +233,16 @@ class StorageUnavailable(Problem):
     name = "storage-unavailable"
     title = "Storage unavailable"
     detail = "Redis cannot be reached. Nothing of this request counts as accepted; send it again."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class WindowNotCounted(Problem):
+    """Popular items of a window, before this worker has once read them."""
+
+    status = 503
+    name = "window-not-counted"
+    title = "Window not counted"
+    detail = "Redis cannot be reached, and the events of this window are in it; try again, or leave out window."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 

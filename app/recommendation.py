@@ -4,15 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
-from app.random_ids import RandomIds
 
 Source = Literal["cache", "stale_cache", "live", "neighbors", "popular"]
-Reason = Literal["cache", "reranked", "live", "neighbors", "popular"]
+Reason = Literal["cache", "reranked", "live", "neighbors", "popular", "latest"]
 Explain = bool | Literal["full"]
 Option = Literal["q", "within"]
 Shortfall = Literal["eligible_items_exhausted", "no_history", "personal_items_exhausted", "max_per_prefix_reached"]
-
-RECOMMENDATION_IDS = RandomIds(12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +32,7 @@ class Wanted:
         explain: say how the answer came about; `full` for each item too.
         query: what is asked for in words.
         within: `cache` to rank the user's cached items anew rather than search the catalogue.
+        write_back_after_s: seconds after the answer from which what it shows counts as read; None: it does not.
     """
 
     user_id: str | None = None
@@ -51,6 +49,7 @@ class Wanted:
     explain: Explain = False
     query: str | None = None
     within: Literal["cache"] | None = None
+    write_back_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ class RankedItem:
 
     Attributes:
         rank: 1 for the best of the whole list, whatever the offset.
-        score: log-probability (cache, reranked, live), cosine similarity (neighbors) or events (popular): compare equal
-            reasons.
+        score: log-probability (cache, reranked, live), cosine similarity (neighbors), events (popular) or Unix seconds,
+            0 where unknown (latest): compare equal reasons.
         code: the item's code as the model writes it.
         reason: the part that gave it; `reranked` is the live decoder, among the cached items alone.
     """

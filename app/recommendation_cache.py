@@ -6,22 +6,23 @@ its timeout, and for a while at once, so that an outage does not cost every requ
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import chain, islice
 from ssl import SSLError
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from app.circuit_breaker import CircuitBreaker
+from app.history_commands import add_to_history, mark_dirty
 from app.pipelined_connection import Command
 from app.redis_connection import RedisClient, connections_of
 from app.settings import Settings
 from app.shared_reads import ReadRefused, SharedReads
 from app.telemetry import Telemetry
+from app.user_state import AnswerCounts, StoredUser, UserState
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from model_store.errors import CacheEntryUnreadable, causes_of
@@ -39,49 +40,6 @@ _DEMAND_USERS = 1_000_000
 
 class CacheUnavailable(Exception):
     """Redis did not do what was asked, in time or at all. Says no more than the kind of failure."""
-
-
-class StoredUser(NamedTuple):
-    """What Redis has of one user, as it is there.
-
-    Attributes:
-        packed: the entry of the version asked for, None when there is none.
-        history: item ids, oldest first.
-    """
-
-    packed: bytes | None
-    history: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class UserState:
-    """What is known of one user.
-
-    Attributes:
-        entry: the decoded list of the version asked for, None when there is none that can be read.
-        history: item ids, oldest first.
-        dirty: whether the entry was decoded from another history: events have come since.
-    """
-
-    entry: CacheEntry | None = None
-    history: tuple[str, ...] = ()
-    dirty: bool = False
-
-    def age_s(self, now: float) -> float:
-        """Age of the entry at a time in Unix seconds; 0 without one."""
-        return max(now - self.entry.decoded_at, 0.0) if self.entry is not None else 0.0
-
-    def outdated(self, now: float, max_age_s: float) -> bool:
-        """Whether there is no entry, or one too old or without the user's latest events."""
-        return self.entry is None or self.dirty or self.age_s(now) > max_age_s
-
-
-@dataclass(slots=True)
-class AnswerCounts:
-    """Answers of one minute to users with a history: all of them, and the fresh ones among them."""
-
-    all: int = 0
-    fresh: int = 0
 
 
 class RecommendationCache:
@@ -177,6 +135,7 @@ class RecommendationCache:
         return (
             ("HGET", self._keys.bucket_of(layout, user_id), user_id),
             ("LRANGE", self._keys.history(user_id), "0", "-1"),
+            ("ZRANGEBYSCORE", self._keys.withheld(user_id), "-inf", f"{time.time():.3f}"),
         )
 
     async def active_version(self) -> str | None:
@@ -211,7 +170,7 @@ class RecommendationCache:
             pipeline.lrange(self._keys.history(user_id), 0, -1)
 
         *_, stored = await self._execute("store", write, self._write_timeout_s)
-        now = tuple(item.decode(errors="replace") for item in stored)
+        now = _texts(stored)
 
         if now and now != history:
             return
@@ -235,17 +194,11 @@ class RecommendationCache:
             items_of.setdefault(user_id, []).append(item_id)
         if not items_of:
             return
-        now = time.time()
 
         def commands(pipeline: Pipeline) -> None:
             for user_id, items in items_of.items():
-                key = self._keys.history(user_id)
-                pipeline.rpush(key, *items)
-                pipeline.ltrim(key, -self._settings.history_length, -1)
-                pipeline.expire(key, self._settings.history_ttl_s)
-            pipeline.zadd(self._keys.dirty, dict.fromkeys(items_of, now), nx=True)
-            # Whoever has been dirty for so long has no history any more; this bounds the set.
-            pipeline.zremrangebyscore(self._keys.dirty, "-inf", now - self._settings.history_ttl_s)
+                add_to_history(pipeline, self._keys, self._settings, user_id, items)
+            mark_dirty(pipeline, self._keys, self._settings, items_of)
 
         await self._execute("events", commands, self._write_timeout_s)
 
@@ -284,7 +237,7 @@ class RecommendationCache:
         (items,) = await self._execute(
             "history", lambda p: p.lrange(self._keys.history(user_id), 0, -1), self._read_timeout_s
         )
-        return tuple(item.decode(errors="replace") for item in items)
+        return _texts(items)
 
     async def forget(self, user_id: str) -> bool:
         """Delete all that is stored of a user, under whatever version. Returns whether anything was.
@@ -298,12 +251,47 @@ class RecommendationCache:
         def commands(pipeline: Pipeline) -> None:
             # One key a command: in a cluster they live on different nodes.
             pipeline.delete(self._keys.history(user_id))
+            pipeline.delete(self._keys.withheld(user_id))
+            pipeline.delete(self._keys.event_ids(user_id))
             pipeline.zrem(self._keys.dirty, user_id)
             pipeline.zrem(self._keys.demand, user_id)
             for layout in layouts:
                 pipeline.hdel(self._keys.bucket_of(layout, user_id), user_id)
 
         return any(await self._execute("forget", commands, self._write_timeout_s))
+
+    async def execute(self, operation: str, commands: Callable[[Pipeline], object]) -> list[Any]:
+        """Send the commands of a part that has keys of its own; one round trip.
+
+        Args:
+            operation: its name in the metrics.
+            commands: adds them to a pipeline; they get the time of a write.
+
+        Raises:
+            CacheUnavailable: perhaps none, perhaps a part was done.
+        """
+        return await self._execute(operation, commands, self._write_timeout_s)
+
+    @asynccontextmanager
+    async def attempt(self, operation: str) -> AsyncIterator[RedisClient]:
+        """The client itself, for what is more than one round trip; the time of a write for all that is done with it.
+
+        Raises:
+            CacheUnavailable: perhaps none, perhaps a part was done.
+        """
+        if not self._breaker.allows():
+            self._telemetry.cache_unavailable.labels(operation, "cooldown").inc()
+            raise CacheUnavailable("cooling down after a failure")
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                yield self._client
+        except ResponseError as error:
+            self._breaker.succeeded()
+            raise self._unavailable(operation, error) from error
+        except _EXPECTED as error:
+            self._breaker.failed()
+            raise self._unavailable(operation, error) from error
+        self._breaker.succeeded()
 
     async def put_off_expiry(self, layout: EntryLayout) -> None:
         """Give the buckets of a served version their whole lifetime again; at most one process does, and rarely.
@@ -358,7 +346,7 @@ class RecommendationCache:
         entry, history = self._entry(stored.packed), stored.history
         # Without a history, because it has expired, there is nothing to decode anew from.
         dirty = entry is not None and bool(history) and entry.history_digest != history_digest(history)
-        return UserState(entry, tuple(item.decode(errors="replace") for item in history), dirty)
+        return UserState(entry, _texts(history), dirty, _texts(stored.withheld))
 
     def _entry(self, packed: bytes | None) -> CacheEntry | None:
         if packed is None:
@@ -401,6 +389,10 @@ def _error_code(error: Exception) -> str | None:
     """What Redis calls it where the client has no name for it: MISCONF for a full disk, NOREPLICAS, ..."""
     code = str(error).partition(" ")[0]
     return code if type(error) is ResponseError and code.isupper() and code != "ERR" else None
+
+
+def _texts(values: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(value.decode(errors="replace") for value in values)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -32,10 +32,11 @@ from app.finished_answers import FinishedAnswers
 from app.json_response import json_bytes
 from app.live_decoding import LiveAnswer, LiveDecoding, LiveDecodingUnavailable, LiveRequest
 from app.recommendation import Recommendation, Source, Wanted
-from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
+from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.served_model import ServedModel
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.user_state import UserState
 from model_store.prefix_trie import EligibleItems
 
 Step = Callable[[Draft], Awaitable[None]]
@@ -147,6 +148,7 @@ class Recommender:
             outdated=draft.outdated,
             personal=draft.personal,
             fresh=draft.fresh,
+            read_after_s=draft.wanted.write_back_after_s,
         )
         if answer.degraded:
             self._telemetry.degraded.inc()
@@ -170,6 +172,7 @@ class Recommender:
             outdated=quick.known and not fresh,
             personal=quick.known,
             fresh=fresh,
+            read_after_s=wanted.write_back_after_s,
         )
 
     def _chain(self, draft: Draft) -> tuple[Step, ...]:
@@ -293,7 +296,9 @@ class Recommender:
         )
 
     async def _decode_entry(self, draft: Draft) -> LiveAnswer:
-        answer = await self._entries.decode(draft.model, draft.history, draft.needed, self._deadline_ms(draft))
+        answer = await self._entries.decode(
+            draft.model, draft.history, draft.withheld, draft.needed, self._deadline_ms(draft)
+        )
         assert draft.wanted.user_id is not None
         self._write_back(draft, draft.wanted.user_id, answer)
         draft.renewed = True

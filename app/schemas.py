@@ -1,6 +1,5 @@
 """Request bodies and query parameters, and the answers that are not recommendations. Unknown names are errors."""
 
-from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Annotated, Literal, Self
 
@@ -11,17 +10,24 @@ from app.decode_wire import MAX_PREFIX_LEVELS, MAX_QUERY
 from app.eligibility import ItemFilter
 from app.latency import Latency
 from app.recommendation import RankedItem, Recommendation, Wanted
+from app.settings import EVENT_TYPE
 
 MAX_ITEMS = 100
 MAX_OFFSET = 1000
 MAX_BATCH_USERS = 100
 MAX_EVENTS = 1000
+MAX_WRITE_BACK_DELAY_S = 30 * 24 * 3600
 _MAX_EXCLUDED = 1000
 _MAX_ALLOWED = MAX_RANKED
 _MAX_CATEGORIES = 20
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f\ufffd]+$")]
 """A user's or an item's id. U+FFFD stands for bytes that were no UTF-8: different ids would become the same."""
+
+EventType = Annotated[str, StringConstraints(pattern=EVENT_TYPE)]
+"""What a user did."""
+
+Window = Literal["1h", "24h", "7d", "30d"]
 
 QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY)]
 """What somebody asks for in words."""
@@ -72,6 +78,23 @@ class ListParameters(FilterParameters):
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET, description="Items of the whole list to skip.")
 
 
+class ItemListParameters(ListParameters):
+    """A page of a list that is about items, perhaps for a user."""
+
+    user_id: Id | None = Field(
+        default=None, description="Leave out what this user has in the history, has read, or has blocked."
+    )
+
+
+class PopularParameters(ItemListParameters):
+    """Popular items, of all time or of late."""
+
+    window: Window | None = Field(
+        default=None,
+        description="Count the events of this long until now; left out, those that the served model was trained on.",
+    )
+
+
 class RecommendParameters(ListParameters):
     """How to recommend."""
 
@@ -116,6 +139,17 @@ class RecommendParameters(ListParameters):
         description="true: say how the answer came about. full: for each item too, and which rules removed which of "
         "the cached ones.",
     )
+    write_back_type: EventType | None = Field(
+        default=None,
+        description="One of the server's read types (`read`): what is shown counts as read by the user, and is not "
+        "shown again.",
+    )
+    write_back_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=MAX_WRITE_BACK_DELAY_S,
+        description="Seconds from the answer until it counts as read. Of no meaning without `write_back_type`.",
+    )
 
     def wanted(self, *, user_id: str | None = None, history: tuple[str, ...] = ()) -> Wanted:
         """The request as the recommender takes it."""
@@ -135,6 +169,7 @@ class RecommendParameters(ListParameters):
             explain=self.explain,
             query=self.q,
             within=self.within,
+            write_back_after_s=None if self.write_back_type is None else self.write_back_delay_s,
         )
 
 
@@ -162,6 +197,12 @@ class Whose(Asked):
 
 class RecommendBody(RecommendParameters, Whose):
     """A request for a known user, for a session, or for a query alone."""
+
+    @model_validator(mode="after")
+    def _somebody_reads(self) -> Self:
+        if self.write_back_type is not None and self.user_id is None:
+            raise ValueError("write_back_type needs a user_id")
+        return self
 
 
 class RankBody(Whose):
@@ -213,70 +254,31 @@ class BatchAnswer(BaseModel):
     answers: list[Recommendation]
 
 
-class Event(Asked):
-    """A user did something with an item."""
+class ItemList(BaseModel):
+    """Items in order."""
 
-    user_id: Id
-    item_id: Id
-    type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,32}$")] = "view"
-    timestamp: datetime | None = Field(
-        default=None,
-        description="ISO 8601 (UTC where it does not say) or Unix seconds; now if left out. Orders the rows.",
-    )
-    recommendation_id: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        default=None, description="Of the answer that led to it, for attribution."
+    items: list[RankedItem]
+    model_version: str
+    degraded: bool = Field(
+        default=False, description="what the user of `user_id` knows could not be read, and may be among the items"
     )
 
-    def seconds(self, now: float) -> float:
-        """When it happened, Unix seconds."""
-        if self.timestamp is None:
-            return now
-        moment = self.timestamp
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
-
-class RejectedEvent(BaseModel):
-    """A row that was not recorded."""
-
-    row: int = Field(description="its place in the request, from 0")
-    item_id: str
-    reason: str
-
-
-class EventsAnswer(BaseModel):
-    """What became of the rows."""
-
-    accepted: int
-    rejected: list[RejectedEvent]
-
-
-class History(BaseModel):
-    """What is recorded of a user."""
-
-    user_id: str
-    items: list[str] = Field(description="item ids, oldest first")
-
-
-class Forgotten(BaseModel):
-    """Whether there was anything to forget."""
-
-    user_id: str
-    existed: bool
-
-
-class SimilarAnswer(BaseModel):
+class SimilarAnswer(ItemList):
     """Items near an item."""
 
     item_id: str
-    items: list[RankedItem]
-    model_version: str
 
 
-class PopularAnswer(BaseModel):
+class PopularAnswer(ItemList):
     """The most popular items that pass the filter."""
 
-    items: list[RankedItem]
-    model_version: str
+    window: Window | None = Field(default=None, description="as asked for")
+    age_s: float = Field(default=0, description="seconds since the events of the window were counted")
+
+
+class LatestAnswer(ItemList):
+    """The newest items that pass the filter."""
 
 
 class ModelSummary(BaseModel):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from app.eligibility import Eligibility
 from app.items_by_code import ItemsByCode
+from app.latest_items import LatestItems
 from app.neighbors import Neighbors
 from app.popular_items import PopularItems
 from model_store.bundle import MODEL_FOLDERS, Bundle, ModelStore
@@ -29,6 +30,7 @@ class ServedModel:
         eligibility: the filter over them.
         neighbors: items near items.
         popular: items by popularity.
+        latest: items by age.
     """
 
     bundle: Bundle
@@ -36,6 +38,7 @@ class ServedModel:
     eligibility: Eligibility
     neighbors: Neighbors
     popular: PopularItems
+    latest: LatestItems
 
     @classmethod
     def open(cls, store: ModelStore, version: str, *, filter_cache_bytes: int) -> "ServedModel":
@@ -55,6 +58,7 @@ class ServedModel:
             # A copy: whatever becomes of the file, this version goes on.
             neighbors=Neighbors(np.array(bundle.item_embeddings), bundle.faiss_path),
             popular=PopularItems(bundle.popularity),
+            latest=LatestItems(catalog),
         )
         _ = model.items_by_code
         return model
@@ -83,6 +87,7 @@ class ServedModel:
         """Build what only some requests need, so that the first of them does not wait."""
         await asyncio.to_thread(self.eligibility.prepare)
         await asyncio.to_thread(self.neighbors.prepare)
+        await asyncio.to_thread(self.latest.prepare)
 
     def indices_of(self, item_ids: Iterable[str]) -> list[int]:
         """Item indices in the order given; ids that this catalogue does not have are left out."""

@@ -17,6 +17,7 @@ _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
 _NO_ADDRESS = ("embedded", "none")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
+EVENT_TYPE = r"^[A-Za-z0-9_.:-]{1,32}$"
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 
@@ -84,6 +85,27 @@ class Settings(BaseSettings):
     history_length: int = Field(default=200, ge=1, le=10_000, description="Newest events kept of each user.")
     history_ttl_s: int = Field(default=90 * _DAY_S, ge=1, description="Lifetime of a history after the last event.")
 
+    withheld_items: int = Field(
+        default=1000, ge=1, le=10_000, description="Newest reads kept of each user; those items are not shown."
+    )
+    read_types: str = Field(
+        default="read",
+        description="Comma-separated types of events that say an item was read: it is not shown again, and the model "
+        "does not hear of it.",
+    )
+    event_id_ttl_s: int = Field(
+        default=_DAY_S, ge=1, description="How long an event's id is known, so that it is not recorded twice."
+    )
+    event_queue: int = Field(
+        default=20_000, ge=1, description="Events that one worker writes at once; beyond it POST /events is a 429."
+    )
+    attribution_share: float = Field(
+        default=1.0, ge=0, le=1, description="Share of the answers whose events are counted, for online quality."
+    )
+    attribution_window_s: int = Field(
+        default=_HOUR_S, ge=1, description="How long after an answer an event counts as led to by it."
+    )
+
     api_keys: SecretStr | None = Field(
         default=None,
         description="Comma-separated scope:key pairs, scopes joined by '+': read:K1,read+write:sha256=HEX,admin:K3. "
@@ -145,6 +167,14 @@ class Settings(BaseSettings):
             raise ValueError("at most 64 letters, digits, '.', '_', ':' and '-', the first a letter or digit")
         return value
 
+    @field_validator("read_types")
+    @classmethod
+    def _read_types_are_types(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        if not all(re.fullmatch(EVENT_TYPE, name) for name in names):
+            raise ValueError("types of events, separated by commas: letters, digits, '_', '.', ':' and '-'")
+        return ",".join(names)
+
     @field_validator("decoder_address")
     @classmethod
     def _decoder_address_is_known(cls, value: str | None) -> str | None:
@@ -182,6 +212,11 @@ class Settings(BaseSettings):
     def allowed_origins(self) -> frozenset[str]:
         """The origins of `cors_origins`, in small letters."""
         return frozenset(_parts(self.cors_origins))
+
+    @property
+    def types_of_reads(self) -> frozenset[str]:
+        """The types of events that say an item was read."""
+        return frozenset(self.read_types.split(","))
 
     @property
     def live_address(self) -> str | None:

@@ -112,6 +112,39 @@ class Telemetry:
             ("reason",),
             registry=registry,
         )
+        self.write_back_dropped = Counter(
+            "tessera_write_back_dropped",
+            "Answers that were not written back as read, because Redis did not take them (redis) or too many were "
+            "waiting (full).",
+            ("reason",),
+            registry=registry,
+        )
+        self.popular_dropped = Counter(
+            "tessera_popular_events_dropped",
+            "Events that windows of popular items miss, because Redis did not take their counts (redis) or too many "
+            "were waiting (full).",
+            ("reason",),
+            registry=registry,
+        )
+        self.recommended_items = Counter(
+            "tessera_recommended_items",
+            "Items of answers whose events are counted.",
+            ("source", "model_version"),
+            registry=registry,
+        )
+        self.recommended_items_with_event = Counter(
+            "tessera_recommended_items_with_event",
+            "Those of them that got an event within the window; each item of an answer once.",
+            ("source", "model_version"),
+            registry=registry,
+        )
+        self.attribution_dropped = Counter(
+            "tessera_attribution_dropped",
+            "Answers and events that online quality misses, because Redis did not take them (redis) or too many were "
+            "waiting (full).",
+            ("what", "reason"),
+            registry=registry,
+        )
         self.cache_age_seconds = Histogram(
             "tessera_cache_age_seconds",
             "Age of the entries answers came from.",

@@ -7,8 +7,11 @@ block: half the memory of a key for each user (docs/decisions/0017-entries-in-bu
 value what `cache_entries` packs.
 """
 
+import binascii
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 
 DEFAULT_NAMESPACE = "tessera"
 USERS_OF_BUCKET = 48
@@ -18,6 +21,8 @@ COMPACT_ENTRY_BYTES = 1024
 """What Redis should be told (hash-max-listpack-entries, hash-max-listpack-value) to keep buckets compact."""
 DEFAULT_BUCKETS = 1024
 """Of versions whose manifest says nothing."""
+_SLOTS = 16384
+"""Of a Redis Cluster."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,56 @@ class Keys:
         """The user a history key belongs to."""
         return key[len(self.namespace) + len(":hist:") :]
 
+    def withheld(self, user_id: str) -> str:
+        """Sorted set: item ids not to show a user beside the history. Score 0: blocked by hand; else the Unix time from
+        which it is withheld, because it was read.
+        """
+        return f"{self.namespace}:withheld:{user_id}"
+
+    def event_ids(self, user_id: str) -> str:
+        """Sorted set: ids of a user's events that are recorded, scored by the Unix time of that.
+
+        In the slot of the history, so that one transaction writes both on a cluster too.
+        """
+        history = self.history(user_id)
+        tag = _tag_of(history)
+        return f"{self.namespace}:events:{{{tag}}}" + ("" if tag == history else f":{user_id}")
+
+    def popular(self, bucket: str) -> str:
+        """Sorted set: items by events within a stretch of time: `h` and the Unix hour, or `d` and the Unix day."""
+        return f"{self.namespace}:popular:{bucket}"
+
+    def answers(self, batch: str) -> str:
+        """Hash: what was recommended, by the second half of the recommendation's id; `batch` is the first."""
+        return f"{self.namespace}:answers:{batch}"
+
+    def hits(self, batch: str) -> str:
+        """Hash: which items of these answers have had an event."""
+        return f"{self.namespace}:hits:{batch}"
+
+    def quality(self, day: int) -> str:
+        """Hash: recommended items of one day (Unix time / 86400), and those of them that got an event."""
+        return f"{self.namespace}:quality:{day}"
+
     def refresh_ledger(self, version: str, *, partial: bool = False) -> str:
         """Hash: the plan of a refresh, of all users or of some, and the shards it has finished, for resume."""
         return f"{self.namespace}:refresh:{version}{':partial' if partial else ''}"
+
+
+def _tag_of(key: str) -> str:
+    """What to put in braces so that a key lands in the slot of another."""
+    tag = _hashed_part(key)
+    # A brace would end the tag early; then any other text of the same slot will do.
+    return _text_of_slot(binascii.crc_hqx(tag.encode(), 0) % _SLOTS) if "}" in tag else tag
+
+
+def _hashed_part(key: str) -> str:
+    """What a Redis Cluster goes by: the text within the first braces, the whole key where there is none."""
+    _, opened, rest = key.partition("{")
+    tag, closed, _ = rest.partition("}")
+    return tag if opened and closed and tag else key
+
+
+@lru_cache(maxsize=256)
+def _text_of_slot(slot: int) -> str:
+    return next(text for text in map(str, count()) if binascii.crc_hqx(text.encode(), 0) % _SLOTS == slot)

@@ -1,52 +1,82 @@
 """What users do: recorded, shown, forgotten."""
 
 import time
-from typing import Annotated
+from collections.abc import Collection, Sequence
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Depends, Request
 
-from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, require
+from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
+from app.event_body import DESCRIBED, MAX_REPORTED, posted_events
+from app.event_schemas import Event, EventLinesAnswer, EventsAnswer, Forgotten, History
 from app.json_response import Json
-from app.problems import StorageUnavailable, responses
+from app.problems import StorageUnavailable, TooManyEvents, responses
 from app.recommendation_cache import CacheUnavailable
-from app.schemas import MAX_EVENTS, Event, EventsAnswer, Forgotten, History
+from app.recorded_events import EventsRefused, NewEvent
 
 router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
 
 
-@router.post("/events", dependencies=[Depends(require("write"))], responses={200: {"model": EventsAnswer}})
-async def record_events(
-    events: Annotated[list[Event], Body(min_length=1, max_length=MAX_EVENTS)],
-    query: NoQuery,
-    model: CurrentModel,
-    services: CurrentServices,
-) -> Json:
-    """Record events.
+@router.post(
+    "/events",
+    dependencies=[Depends(require("write"))],
+    responses={200: {"model": EventsAnswer | EventLinesAnswer}, **responses(TooManyEvents, StorageUnavailable)},
+    openapi_extra=DESCRIBED,
+)
+async def record_events(request: Request, query: NoQuery, model: CurrentModel, services: CurrentServices) -> Json:
+    """Record events: up to 1000 as a JSON array, or as JSON Lines (`application/x-ndjson`) whatever fits into a body.
 
-    A malformed row is a 422 that names it, and nothing is recorded. Rows with an item the catalogue does not have are
-    listed under `rejected`, and the others are recorded. The answer comes after Redis has them; a 503 means that they
-    should be sent again, which at worst repeats an event.
+    A malformed row of an array is a 422 that names it, and nothing is recorded; a malformed line is listed under
+    `rejected`, and the others are recorded. So are rows with an item the catalogue does not have. Events of a read type
+    (`read`) are withheld from the user from their time on and do not enter the history. An event with an `id` is
+    recorded once, however often it is sent within a day (TESSERA_EVENT_ID_TTL_S). The answer comes after Redis has all
+    events; after a 503 or 429 they should be sent again, which at worst repeats those without an id.
     """
+    posted = await posted_events(request)
     now = time.time()
-    known = [event.item_id in model.catalog for event in events]
-    accepted = [event for event, is_known in zip(events, known, strict=True) if is_known]
+    rows = [row for row, event in enumerate(posted.events) if event.item_id in model.catalog]
     # A client may send in any order; the history must be oldest first. The sort keeps the order of equal times.
-    accepted.sort(key=lambda event: event.seconds(now))
+    accepted = sorted(((posted.events[row].seconds(now), posted.events[row]) for row in rows), key=lambda one: one[0])
+    read_types = services.settings.types_of_reads
     try:
-        await services.cache.append_events((event.user_id, event.item_id) for event in accepted)
+        recorded = await services.recorded_events.record(
+            [
+                NewEvent(event.user_id, event.item_id, seconds, event.type in read_types, event.id)
+                for seconds, event in accepted
+            ]
+        )
+    except EventsRefused:
+        services.telemetry.events.labels("too_many", "").inc(len(posted.events))
+        raise TooManyEvents from None
     except CacheUnavailable:
-        services.telemetry.events.labels("refused", "").inc(len(events))
+        services.telemetry.events.labels("refused", "").inc(len(posted.events))
         raise StorageUnavailable from None
-    services.event_refresh.noticed(event.user_id for event in accepted)
-    for event in accepted:
-        services.telemetry.events.labels("accepted", "yes" if event.recommendation_id else "no").inc()
-    rejected = [
-        {"row": row, "item_id": event.item_id, "reason": "unknown_item"}
-        for row, (event, is_known) in enumerate(zip(events, known, strict=True))
-        if not is_known
-    ]
-    services.telemetry.events.labels("rejected", "").inc(len(rejected))
-    return Json({"accepted": len(accepted), "rejected": rejected})
+    news = [one for one, is_new in zip(accepted, recorded, strict=True) if is_new]
+    _notice(services, news, read_types)
+    duplicates = len(accepted) - len(news)
+    services.telemetry.events.labels("duplicate", "").inc(duplicates)
+    known = set(rows)
+    unknown = [row for row in range(len(posted.events)) if row not in known]
+    services.telemetry.events.labels("rejected", "").inc(len(unknown) + len(posted.rejected))
+    answer: dict[str, object] = {"accepted": len(accepted), "duplicates": duplicates}
+    if posted.in_lines:
+        bad = sorted([*posted.rejected, *((posted.numbers[row], "unknown_item") for row in unknown)])
+        reported = [{"line": line, "reason": reason} for line, reason in bad[:MAX_REPORTED]]
+        return Json({**answer, "rejected_lines": len(bad), "rejected": reported})
+    rejected = [{"row": row, "item_id": posted.events[row].item_id, "reason": "unknown_item"} for row in unknown]
+    return Json({**answer, "rejected": rejected})
+
+
+def _notice(services: Services, news: Sequence[tuple[float, Event]], read_types: Collection[str]) -> None:
+    """Tell the parts that count and refresh of events that were recorded just now."""
+    others = [(seconds, event) for seconds, event in news if event.type not in read_types]
+    services.event_refresh.noticed(event.user_id for _, event in others)
+    for seconds, event in others:
+        services.popular_windows.happened(event.item_id, seconds)
+        if event.recommendation_id is not None:
+            services.attribution.happened(event.recommendation_id, event.item_id)
+    attributed = sum(event.recommendation_id is not None for _, event in news)
+    services.telemetry.events.labels("accepted", "yes").inc(attributed)
+    services.telemetry.events.labels("accepted", "no").inc(len(news) - attributed)
 
 
 @router.get(
@@ -63,10 +93,12 @@ async def show_history(user_id: PathId, query: NoQuery, services: CurrentService
 
 @router.delete("/users/{user_id:path}", dependencies=[Depends(require("write"))], responses={200: {"model": Forgotten}})
 async def forget_user(user_id: PathId, query: NoQuery, services: CurrentServices) -> Json:
-    """Forget a user: history, lists of every version, and pending refresh."""
+    """Forget a user: history, blocks and reads, event ids, lists of every version, and pending refresh."""
+    services.event_refresh.forget(user_id)
+    await services.write_back.forget(user_id)
+    await services.freshness.forget(user_id)
     try:
         existed = await services.cache.forget(user_id)
     except CacheUnavailable:
         raise StorageUnavailable from None
-    services.freshness.satisfied(user_id)
     return Json({"user_id": user_id, "existed": existed})

@@ -4,33 +4,83 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, require
-from app.item_lists import popular_items, similar_items
+from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
+from app.item_lists import latest_items, popular_items, similar_items
 from app.json_response import Json
-from app.problems import ItemNotFound, responses
+from app.popular_windows import WindowUnavailable
+from app.problems import ItemNotFound, WindowNotCounted, responses
 from app.published_models import published_models
-from app.schemas import ListParameters, ModelsAnswer, PopularAnswer, SimilarAnswer
+from app.recommendation_cache import CacheUnavailable
+from app.schemas import (
+    ItemListParameters,
+    LatestAnswer,
+    ModelsAnswer,
+    PopularAnswer,
+    PopularParameters,
+    SimilarAnswer,
+)
+from app.served_model import ServedModel
 from model_store.errors import UnknownItem
 
 router = APIRouter(tags=["items"], dependencies=[Depends(require("read"))])
 
 
 @router.get("/similar/{item_id:path}", responses={200: {"model": SimilarAnswer}, **responses(ItemNotFound)})
-async def similar(item_id: PathId, asked: Annotated[ListParameters, Query()], model: CurrentModel) -> Json:
+async def similar(
+    item_id: PathId, asked: Annotated[ItemListParameters, Query()], model: CurrentModel, services: CurrentServices
+) -> Json:
     """Items near an item, the nearest first."""
     try:
         item = model.catalog.index_of(item_id)
     except UnknownItem:
         raise ItemNotFound from None
-    items = await similar_items(model, item, asked.n, asked.offset, asked.item_filter(), asked.exclude)
-    return Json({"item_id": item_id, "items": items, "model_version": model.version})
+    hidden, degraded = await _hidden(asked, model, services)
+    items = await similar_items(model, item, asked.n, asked.offset, asked.item_filter(), hidden)
+    return Json({"item_id": item_id, "items": items, "model_version": model.version, "degraded": degraded})
 
 
-@router.get("/popular", responses={200: {"model": PopularAnswer}, **responses()})
-async def popular(asked: Annotated[ListParameters, Query()], model: CurrentModel) -> Json:
-    """The most popular items that pass the filter."""
-    items = await popular_items(model, asked.n, asked.offset, asked.item_filter(), asked.exclude)
-    return Json({"items": items, "model_version": model.version})
+@router.get("/popular", responses={200: {"model": PopularAnswer}, **responses(WindowNotCounted)})
+async def popular(asked: Annotated[PopularParameters, Query()], model: CurrentModel, services: CurrentServices) -> Json:
+    """The most popular items that pass the filter: of all time, or by the events of a window, which may be fewer.
+
+    With a window, while Redis is away, the last counts go on (`age_s`); where there are none yet this is a 503.
+    """
+    ranking, age_s = model.popular, 0.0
+    if asked.window is not None:
+        try:
+            ranking, age_s = await services.popular_windows.ranking(model, asked.window)
+        except WindowUnavailable:
+            raise WindowNotCounted from None
+    hidden, degraded = await _hidden(asked, model, services)
+    items = await popular_items(model, ranking, asked.n, asked.offset, asked.item_filter(), hidden)
+    return Json(
+        {
+            "items": items,
+            "model_version": model.version,
+            "degraded": degraded,
+            "window": asked.window,
+            "age_s": round(age_s, 3),
+        }
+    )
+
+
+@router.get("/latest", responses={200: {"model": LatestAnswer}, **responses()})
+async def latest(asked: Annotated[ItemListParameters, Query()], model: CurrentModel, services: CurrentServices) -> Json:
+    """The newest items that pass the filter: by their attribute `timestamp` or `created_at`, else the last first."""
+    hidden, degraded = await _hidden(asked, model, services)
+    items = await latest_items(model, asked.n, asked.offset, asked.item_filter(), hidden)
+    return Json({"items": items, "model_version": model.version, "degraded": degraded})
+
+
+async def _hidden(asked: ItemListParameters, model: ServedModel, services: Services) -> tuple[tuple[str, ...], bool]:
+    """Ids of items not to show, and whether what the user knows is missing among them."""
+    if asked.user_id is None:
+        return asked.exclude, False
+    try:
+        state = await services.cache.read(model.entry_layout, asked.user_id)
+    except CacheUnavailable:
+        return asked.exclude, True
+    return (*asked.exclude, *state.history, *state.withheld), False
 
 
 @router.get("/models", responses={200: {"model": ModelsAnswer}, **responses()})

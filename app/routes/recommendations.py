@@ -4,15 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from app.dependencies import CurrentServices, NoQuery, PathId, check_query, require
+from app.dependencies import CurrentServices, NoQuery, PathId, check_query, check_write_back, require
 from app.json_response import Json
-from app.problems import QueryNotSupported, responses
+from app.problems import NotAReadType, QueryNotSupported, responses
 from app.recommendation import ExplainedRecommendation, Recommendation
 from app.request_boundary import SOURCE
 from app.schemas import BatchAnswer, BatchBody, RecommendBody, RecommendParameters
 
 router = APIRouter(
-    tags=["recommendations"], dependencies=[Depends(require("read"))], responses=responses(QueryNotSupported)
+    tags=["recommendations"],
+    dependencies=[Depends(require("read"))],
+    responses=responses(NotAReadType, QueryNotSupported),
 )
 
 
@@ -22,6 +24,7 @@ async def recommend_to_user(
 ) -> Json:
     """Recommend items to a user. A user nobody has heard of gets popular items, or what a query asks for."""
     check_query(asked.q, services)
+    check_write_back(asked.write_back_type, services)
     answer = await services.recommender.recommend(asked.wanted(user_id=user_id))
     request.scope[SOURCE] = answer.source
     return Json(answer)
@@ -31,6 +34,7 @@ async def recommend_to_user(
 async def recommend(asked: RecommendBody, query: NoQuery, request: Request, services: CurrentServices) -> Json:
     """Recommend items to a user, to an anonymous session given as its history of item ids, or for a query alone."""
     check_query(asked.q, services)
+    check_write_back(asked.write_back_type, services)
     answer = await services.recommender.recommend(asked.wanted(user_id=asked.user_id, history=asked.history or ()))
     request.scope[SOURCE] = answer.source
     return Json(answer)
@@ -40,5 +44,6 @@ async def recommend(asked: RecommendBody, query: NoQuery, request: Request, serv
 async def recommend_to_users(asked: BatchBody, query: NoQuery, services: CurrentServices) -> Json:
     """Recommend items to up to 100 users, in one round trip to the cache."""
     check_query(asked.q, services)
+    check_write_back(asked.write_back_type, services)
     answers = await services.recommender.recommend_many([asked.wanted(user_id=user_id) for user_id in asked.user_ids])
     return Json({"answers": answers})

@@ -16,8 +16,8 @@ from app.eligibility import ItemFilter
 from app.items_by_code import MAX_KEPT, ItemsByCode
 from app.json_response import json_bytes
 from app.recommendation import Wanted
-from app.recommendation_cache import StoredUser, UserState
 from app.served_model import ServedModel
+from app.user_state import StoredUser, UserState
 from model_store.bundle import Bundle, ModelStore
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.item_codes import code_text

@@ -62,8 +62,10 @@ step = st.one_of(
     st.tuples(st.just("user"), users, asked_for, personal),
     st.tuples(st.just("session"), st.lists(items, max_size=5), asked_for, st.none() | queries),
     st.tuples(st.just("batch"), asked_for),
-    st.tuples(st.just("similar"), items, filters),
-    st.tuples(st.just("popular"), filters),
+    st.tuples(st.sampled_from(["read", "block"]), users, items),
+    st.tuples(st.just("show"), users, filters),
+    st.tuples(st.just("similar"), items, users, filters),
+    st.tuples(st.sampled_from(["popular", "latest"]), users, filters),
 )
 
 
@@ -88,8 +90,20 @@ async def test_only_eligible_items_are_returned(api: RunningApp, cache: Cache, s
         match name, arguments:
             case "event", (user, item):
                 sent = await api.client.post("/events", json=[{"user_id": user, "item_id": f"item-{item}"}])
-                assert sent.json() == {"accepted": 1, "rejected": []}
+                assert sent.json() == {"accepted": 1, "duplicates": 0, "rejected": []}
                 seen[user].add(item)
+            case "read", (user, item):
+                await api.client.post("/events", json=[{"user_id": user, "item_id": f"item-{item}", "type": "read"}])
+                seen[user].add(item)
+            case "block", (user, item):
+                await api.client.patch(f"/users/{user}/blocks", json={"block": [f"item-{item}"]})
+                seen[user].add(item)
+            case "show", (user, asked):
+                shown = await api.client.get(f"/recommend/{user}", params=asked | {"write_back_type": "read"})
+                body = shown.json()
+                _check(body, bundle, asked, seen[user])
+                seen[user] |= {bundle.catalog.index_of(item["item_id"]) for item in body["items"]}
+                await api.services.write_back.flush()
             case "entry", (user, entry):
                 cache.put_entry(user, entry)
             case "user", (user, asked, how):
@@ -102,10 +116,12 @@ async def test_only_eligible_items_are_returned(api: RunningApp, cache: Cache, s
                 answer = await api.client.post("/recommend/batch", json={"user_ids": USERS} | asked)
                 for user, one in zip(USERS, answer.json()["answers"], strict=True):
                     _check(one, bundle, asked, seen[user])
-            case "similar", (item, asked):
-                _check((await api.client.get(f"/similar/item-{item}", params=asked)).json(), bundle, asked, {item})
-            case "popular", (asked,):
-                _check((await api.client.get("/popular", params=asked)).json(), bundle, asked, set())
+            case "similar", (item, user, asked):
+                answer = await api.client.get(f"/similar/item-{item}", params=asked | {"user_id": user})
+                _check(answer.json(), bundle, asked, {item} | seen[user])
+            case "popular" | "latest", (user, asked):
+                for whose, hidden in (({}, set()), ({"user_id": user}, seen[user])):
+                    _check((await api.client.get(f"/{name}", params=asked | whose)).json(), bundle, asked, hidden)
 
 
 def _check(body: dict[str, Any], bundle: Bundle, asked: dict[str, Any], seen: set[int], full: bool = True) -> None:

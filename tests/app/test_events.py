@@ -19,7 +19,7 @@ def event(user: str, item: int, **more: object) -> dict[str, object]:
 async def test_events_become_the_history(api: RunningApp, cache: Cache) -> None:
     sent = [event("ann", 1), event("bob", 2), event("ann", 3, recommendation_id="abc")]
     answer = await api.client.post("/events", json=sent)
-    assert (answer.status_code, answer.json()) == (200, {"accepted": 3, "rejected": []})
+    assert (answer.status_code, answer.json()) == (200, {"accepted": 3, "duplicates": 0, "rejected": []})
     assert cache.history("ann") == ["item-1", "item-3"]
     assert cache.is_dirty("ann")
     shown = await api.client.get("/users/ann/history")
@@ -36,7 +36,7 @@ async def test_unknown_items_are_reported_by_row(api: RunningApp, cache: Cache) 
     sent = [event("ann", 1), event("ann", 999), event("ann", 2)]
     answer = await api.client.post("/events", json=sent)
     rejected = [{"row": 1, "item_id": "item-999", "reason": "unknown_item"}]
-    assert answer.json() == {"accepted": 2, "rejected": rejected}
+    assert answer.json() == {"accepted": 2, "duplicates": 0, "rejected": rejected}
     assert cache.history("ann") == ["item-1", "item-2"]
 
 

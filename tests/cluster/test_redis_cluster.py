@@ -1,5 +1,6 @@
 """Refresh and service on a Redis Cluster of six real nodes, keys spread over three masters."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -109,6 +110,35 @@ def test_stale_and_departed_users_are_found_on_all_nodes(nodes, bundle, decoder,
     assert cached_users(client, KEYS, bundle.entry_layout) == set(users) - {users[5]}
     assert select_everyone(client, KEYS, bundle, PriorityRule(86_400, need=5)).users == []
     assert not client.exists(KEYS.dirty)
+
+
+async def test_events_with_ids_are_recorded_once_whatever_node_has_the_user(nodes, bundle, users, dataset, tmp_path):
+    settings = Settings(store=bundle.path.parent, home=tmp_path, redis_url=nodes.url, namespace=KEYS.namespace)
+    client = connect(nodes.url)
+    known = dataset.catalog.item_ids
+    named = [*users[:40], "a}b", "a{x}b", "{}"]
+    before = {user: client.llen(KEYS.history(user)) for user in named}
+    sent = [{"user_id": user, "item_id": known[row], "id": str(row)} for user in named for row in range(3)]
+    async with running(settings) as one, running(settings) as other:
+        answers = await asyncio.gather(*(app.client.post("/events", json=sent) for app in (one, other, one)))
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert sum(answer.json()["duplicates"] for answer in answers) == 2 * len(sent)
+        assert {user: client.llen(KEYS.history(user)) - before[user] for user in named} == dict.fromkeys(named, 3)
+        assert client.zcard(KEYS.dirty) == len(named)
+        read = await one.client.get(f"/recommend/{users[0]}?n=2&write_back_type=read")
+        await one.services.write_back.flush()
+        assert client.zcard(KEYS.withheld(users[0])) == 2
+        click = {"recommendation_id": read.json()["recommendation_id"], "item_id": ids(read)[0], "user_id": users[0]}
+        await other.client.post("/events", json=[click])
+        await one.services.attribution.flush()
+        await other.services.attribution.flush()
+        days = (await one.client.get("/quality")).json()["days"]
+        assert [(day["shown"], day["hits"]) for day in days] == [(2, 1)]
+        await other.services.popular_windows.flush()
+        assert ids(await one.client.get("/popular?window=1h&n=3"))
+        for user in named:
+            assert (await other.client.delete(f"/users/{user}")).json()["existed"]
+        assert not list(client.scan_iter(f"{KEYS.namespace}:events:*"))
 
 
 async def test_the_service_answers_records_writes_back_and_forgets(nodes, bundle, decoder, users, dataset, tmp_path):
