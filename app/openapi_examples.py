@@ -3,10 +3,13 @@
 They are of the demo's kind, and tests hold them to the schemas.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
+
+_JSON_LINES = "application/x-ndjson"
 
 _ITEM = {"item_id": "item-204", "rank": 1, "score": -3.21, "code": "<u_17><v_203><x_88><y_4>", "reason": "cache"}
 _POPULAR = _ITEM | {"score": 812.0, "reason": "popular"}
@@ -32,6 +35,8 @@ BODIES: Mapping[str, Any] = {
     "recommend": {"history": ["item-9", "item-31"], "n": 5, "category": ["garden"]},
     "recommend_to_users": {"user_ids": ["user-17", "user-18"], "n": 5},
     "rank": {"user_id": "user-17", "items": ["item-204", "item-9"]},
+    "explain": {"user_id": "user-17", "item_id": "item-204"},
+    "change_blocks": {"block": ["item-9"], "unblock": ["item-31"]},
     "record_events": [
         {"user_id": "user-17", "item_id": "item-204", "type": "purchase", "timestamp": "2026-01-02T08:05:00Z"}
     ],
@@ -48,10 +53,25 @@ ANSWERS: Mapping[str, Any] = {
         "unknown": ["item-9"],
         "model_version": _VERSION,
     },
-    "record_events": {"accepted": 1, "rejected": []},
+    "record_events": {"accepted": 1, "duplicates": 0, "rejected": []},
     "show_history": {"user_id": "user-17", "items": ["item-9", "item-31"]},
     "forget_user": {"user_id": "user-17", "existed": True},
     "similar": {"item_id": "item-9", "items": [_NEIGHBOR], "model_version": _VERSION},
+    "latest": {"items": [_ITEM | {"score": 1767340800.0, "reason": "latest"}], "model_version": _VERSION},
+    "show_blocks": {"user_id": "user-17", "items": ["item-9"], "unknown": []},
+    "change_blocks": {"user_id": "user-17", "items": ["item-9"], "unknown": []},
+    "quality": {
+        "days": [
+            {
+                "day": "2026-01-02",
+                "source": "cache",
+                "model_version": _VERSION,
+                "shown": 810,
+                "hits": 27,
+                "share": 0.0333,
+            }
+        ]
+    },
     "popular": {"items": [_POPULAR], "model_version": _VERSION},
     "models": {
         "served": _VERSION,
@@ -80,11 +100,38 @@ ANSWERS: Mapping[str, Any] = {
     "metrics": 'tessera_requests_total{method="GET",route="/popular",status="200"} 3.0\n',
     "latency": {
         "latencies": [
-            {"route": "/popular", "source": "", "count": 3, "p50_ms": 0.4, "p95_ms": 0.6, "p99_ms": 0.7},
-        ]
+            {
+                "route": "/popular",
+                "source": "",
+                "count": 3,
+                "p50_ms": 0.4,
+                "p90_ms": 0.5,
+                "p95_ms": 0.6,
+                "p99_ms": 0.7,
+                "max_ms": 0.7,
+            },
+        ],
+        "minutes": 5,
+    },
+    "explain": {
+        "user_id": "user-17",
+        "item_id": "item-204",
+        "code": _ITEM["code"],
+        "model_version": _VERSION,
+        "source": "cache",
+        "verdict": "outranked",
+        "removed_by": [],
+        "rank": None,
+        "cached_rank": 14,
+        "cached_items": 20,
+        "score": -7.9,
+        "last_score": -6.4,
+        "score_unavailable": None,
+        "shared_codes": 2,
+        "outranked_at_level": 3,
     },
 }
-"""Examples of answers with status 200, by operation."""
+"""Examples of answers that are a success, by operation."""
 
 
 def install(app: FastAPI) -> None:
@@ -107,8 +154,13 @@ def _describe(operation: dict[str, Any]) -> None:
         if parameter["in"] == "path" and parameter["name"] in PATHS:
             parameter["example"] = PATHS[parameter["name"]]
     if name in BODIES:
-        for content in operation["requestBody"]["content"].values():
-            content["example"] = BODIES[name]
+        for media_type, content in operation["requestBody"]["content"].items():
+            content["example"] = _lines(BODIES[name]) if media_type == _JSON_LINES else BODIES[name]
     if name in ANSWERS:
-        for content in operation["responses"]["200"]["content"].values():
-            content["example"] = ANSWERS[name]
+        for status, said in operation["responses"].items():
+            for content in said.get("content", {}).values() if status.startswith("2") else ():
+                content["example"] = ANSWERS[name]
+
+
+def _lines(rows: Iterable[Any]) -> str:
+    return "".join(f"{orjson.dumps(row).decode()}\n" for row in rows)
