@@ -9,12 +9,14 @@ from fastapi.security import APIKeyHeader
 
 from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, Scope, is_local
+from app.cache_survey import CacheSurvey
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
 from app.problems import KeyRequired, NotLocal, QueryNotSupported, ScopeMissing
 from app.recommendation_cache import RecommendationCache
 from app.recommender import Recommender
+from app.refresh_jobs import RefreshJobs
 from app.schemas import Id, NoParameters
 from app.served_model import ServedModel
 from app.settings import Settings
@@ -40,6 +42,8 @@ class Services:
     recommender: Recommender
     freshness: Freshness
     event_refresh: EventRefresh
+    refresh_jobs: RefreshJobs
+    survey: CacheSurvey
 
 
 async def services_of(request: Request) -> Services:

@@ -16,6 +16,7 @@ from app import embedded_redis, problems, structured_logging
 from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, refuse_open_bind
 from app.background_refresh import BackgroundRefresh
+from app.cache_survey import CacheSurvey
 from app.dependencies import Services
 from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
@@ -25,11 +26,13 @@ from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.redis_connection import RedisClient, connect
+from app.refresh_jobs import RefreshJobs
 from app.request_boundary import RequestBoundary
-from app.routes import events, health, items, metrics, ranking, recommendations
+from app.routes import dashboard, events, health, items, metrics, models, overview, ranking, recommendations, refresh
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
+from app.traffic import Traffic
 from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound
 
@@ -42,10 +45,11 @@ _logger = logging.getLogger(__name__)
 def create_app(settings: Settings) -> FastAPI:
     """Wire the application. Nothing is opened before its lifespan starts."""
     telemetry = Telemetry()
+    traffic = Traffic()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, telemetry) as services:
+        async with _running(settings, telemetry, traffic) as services:
             app.state.services = services
             yield
 
@@ -57,8 +61,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.keys = ApiKeys.parse(settings.api_keys)
     problems.install(app)
-    app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
-    for routes in (recommendations, ranking, events, items, health, metrics):
+    app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry, traffic=traffic)
+    # `overview` before `items`: a lookup of several is no item's id.
+    pages = (recommendations, ranking, events, overview, items, models, refresh, health, metrics, dashboard)
+    for routes in pages:
         app.include_router(routes.router)
     return app
 
@@ -96,7 +102,7 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Services]:
+async def _running(settings: Settings, telemetry: Telemetry, traffic: Traffic) -> AsyncIterator[Services]:
     store = ModelStore(settings.store)
     cache = RecommendationCache(await asyncio.to_thread(_redis, settings), settings, telemetry)
     live = LiveDecoding(settings.live_address)
@@ -105,6 +111,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
+    survey = CacheSurvey(active, cache)
     recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
     keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
@@ -117,6 +124,8 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
+            ("traffic", traffic.run(cache)),
+            ("survey", survey.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -125,12 +134,26 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         # collection would stop requests for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        yield Services(settings, keys, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
+        yield Services(
+            settings,
+            keys,
+            store,
+            telemetry,
+            cache,
+            live,
+            active,
+            recommender,
+            freshness,
+            event_refresh,
+            RefreshJobs(cache),
+            survey,
+        )
         await recommender.settle()
     finally:
         event_refresh.close()
         await _end(tasks)
         await freshness.flush()
+        await traffic.flush(cache)
         await live.aclose()
         await cache.aclose()
         telemetry.close()

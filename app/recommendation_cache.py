@@ -6,11 +6,11 @@ its timeout, and for a while at once, so that an outage does not cost every requ
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLError
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError
@@ -31,6 +31,9 @@ _EXPIRIES_PER_CALL = 500
 _SERVED_KEPT_S = 3 * 3600
 _DEMAND_KEPT_S = 24 * 3600
 _DEMAND_USERS = 1_000_000
+
+
+Answer = TypeVar("Answer")
 
 
 class CacheUnavailable(Exception):
@@ -284,6 +287,37 @@ class RecommendationCache:
             CacheUnavailable: it does not.
         """
         await self.active_version()
+
+    @property
+    def keys(self) -> Keys:
+        """Key names."""
+        return self._keys
+
+    async def pipeline(self, operation: str, commands: Callable[[Pipeline], object]) -> list[Any]:
+        """Send other commands than those above in one round trip, within the time of a write.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time, or refused one of them.
+        """
+        return await self._execute(operation, commands, self._write_timeout_s)
+
+    async def ask(self, operation: str, question: Callable[[RedisClient], Awaitable[Answer]]) -> Answer:
+        """Ask what does not fit into a pipeline, such as what every node of a cluster is asked.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time.
+        """
+        if not self._breaker.allows():
+            self._telemetry.cache_unavailable.labels(operation, "cooldown").inc()
+            raise CacheUnavailable("cooling down after a failure")
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                answer = await question(self._client)
+        except (RedisError, OSError, TimeoutError, RedisClusterException) as error:
+            self._breaker.failed()
+            raise self._unavailable(operation, error) from error
+        self._breaker.succeeded()
+        return answer
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -14,6 +14,7 @@ from app.problems import BodyTooLarge, crash, render
 from app.settings import Settings
 from app.structured_logging import FIELDS, REQUEST_ID
 from app.telemetry import Telemetry
+from app.traffic import Traffic
 
 SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
@@ -29,10 +30,12 @@ class RequestBoundary:
         app: what answers.
         settings: body bound, access log.
         telemetry: counts and times.
+        traffic: counts recommendations by minute.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, telemetry: Telemetry, traffic: Traffic) -> None:
         self._app = app
+        self._traffic = traffic
         self._settings = settings
         self._telemetry = telemetry
 
@@ -75,6 +78,10 @@ class RequestBoundary:
         source = scope.get(SOURCE, "")
         self._telemetry.requests.labels(scope["method"], route, status).inc()
         self._telemetry.request_seconds.labels(route, source).observe(seconds)
+        if source:
+            self._traffic.answered(source, seconds)
+        if status >= 500:
+            self._traffic.failed()
         if self._settings.access_log or status >= 500:
             # The route's template, never the path: paths hold user ids.
             fields = {"method": scope["method"], "route": route, "status": status, "source": source}

@@ -63,7 +63,7 @@ def started(module: Sequence[str], path: str, environment: Mapping[str, str]) ->
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "TESSERA_JOBS": "none", **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
