@@ -113,5 +113,6 @@ class OverviewAnswer(BaseModel):
     cache: dict[str, Any] | None = Field(
         description="coverage and ages of the served version's lists, some minutes old; null before a first look"
     )
+    caches: list[str] | None = Field(description="versions that lists were cached under and that were not purged")
     redis: dict[str, Any] | None = Field(description="memory")
     refresh: RefreshJobsAnswer | None

@@ -23,12 +23,14 @@ async def overview(services: Services) -> dict[str, Any]:
         "takes_queries": services.active.served.takes_queries,
         "traffic": None,
         "cache": None,
+        "caches": None,
         "redis": None,
         "refresh": None,
     }
     try:
         answer["traffic"] = asdict(await traffic_history(services.cache))
         answer["cache"] = await services.survey.latest()
+        answer["caches"] = await _caches(services)
         answer["redis"] = await _memory(services)
         jobs = await services.refresh_jobs.newest(_JOBS_SHOWN)
         there = await services.refresh_jobs.worker_is_there()
@@ -47,6 +49,11 @@ def job_fields(job: RefreshJob) -> dict[str, Any]:
     if job.status == "running" and job.users_total is not None and job.users_per_second:
         left_s = round((job.users_total - (job.users_done or 0)) / job.users_per_second, 1)
     return {"id": job.job_id, **fields, "left_s": left_s}
+
+
+async def _caches(services: Services) -> list[str]:
+    (found,) = await services.cache.pipeline("survey", lambda p: p.hkeys(services.cache.keys.caches))
+    return sorted(name.decode(errors="replace") for name in found)
 
 
 async def _memory(services: Services) -> dict[str, Any]:
