@@ -60,8 +60,8 @@ class Survey:
         entries: users with an entry.
         histories: users with a history.
         coverage: share of the latter who are among the former; None without any.
-        estimated: whether the numbers are drawn from a sample.
-        sampled: users with a history who were looked at.
+        entries_estimated, histories_estimated: whether these are reckoned from a part.
+        sampled: users with a history who were looked at: what coverage, ages and examples come from.
         median_age_s: of their entries; None without any.
         ages: of their entries, youngest first.
         examples: a few of them, to try things with.
@@ -72,7 +72,8 @@ class Survey:
     entries: int
     histories: int
     coverage: float | None
-    estimated: bool
+    entries_estimated: bool
+    histories_estimated: bool
     sampled: int
     median_age_s: int | None
     ages: list[AgeShare]
@@ -156,9 +157,9 @@ async def survey(cache: RecommendationCache, layout: EntryLayout) -> Survey:
     entries, entries_estimated = await count_entries(cache, layout)
     keys_held = await cache.ask("survey", lambda client: client.dbsize())
     if keys_held <= _FEW_KEYS:
-        users, histories, sampled = await _every_user(cache)
+        users, histories, estimated = await _every_user(cache)
     else:
-        users, histories, sampled = await _random_users(cache, keys_held)
+        users, histories, estimated = await _random_users(cache, keys_held)
     packed: list[bytes] = []
     for start in range(0, len(users), _USERS_A_CALL):
         some = users[start : start + _USERS_A_CALL]
@@ -183,7 +184,8 @@ async def survey(cache: RecommendationCache, layout: EntryLayout) -> Survey:
         entries=entries,
         histories=histories,
         coverage=round(len(packed) / len(users), 4) if users else None,
-        estimated=sampled or entries_estimated,
+        entries_estimated=entries_estimated,
+        histories_estimated=estimated,
         sampled=len(users),
         median_age_s=int(np.median(ages)) if len(ages) else None,
         ages=shares,
@@ -192,7 +194,7 @@ async def survey(cache: RecommendationCache, layout: EntryLayout) -> Survey:
 
 
 async def _every_user(cache: RecommendationCache) -> tuple[list[str], int, bool]:
-    """Some of the users with a history, how many there are, and whether those are not all of them."""
+    """Some of the users with a history, how many there are, and that this is no estimate."""
     keys = cache.keys
 
     async def scan(client: RedisClient) -> list[bytes]:
@@ -201,7 +203,7 @@ async def _every_user(cache: RecommendationCache) -> tuple[list[str], int, bool]
     found = sorted({key.decode(errors="replace") for key in await cache.ask("survey", scan)})
     users = [keys.user_of_history(key) for key in found]
     step = max(len(users) // _SAMPLE, 1)
-    return users[::step][:_SAMPLE], len(users), len(users) > _SAMPLE
+    return users[::step][:_SAMPLE], len(users), False
 
 
 async def _random_users(cache: RecommendationCache, keys_held: int) -> tuple[list[str], int, bool]:

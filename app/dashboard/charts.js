@@ -16,14 +16,26 @@ function scale(most) {
   return { top: marks.at(-1), marks };
 }
 
+/** The same for values that are far apart: marks are 1, 2 and 5 times powers of ten, thinned to a few. */
+function logScale(least, most) {
+  const marks = [];
+  for (let power = Math.floor(Math.log10(least)); power <= Math.ceil(Math.log10(most)); power += 1)
+    for (const step of [1, 2, 5]) marks.push(step * 10 ** power);
+  const first = marks.findLastIndex((mark) => mark <= least * 1.001);
+  const last = marks.findIndex((mark) => mark >= most * 0.999);
+  const used = marks.slice(first, Math.max(last, first + 1) + 1);
+  const every = Math.ceil(used.length / 6);
+  return { low: used[0], top: used.at(-1), marks: used.filter((_, at) => (used.length - 1 - at) % every === 0) };
+}
+
 const label = (value) => (value >= 1000 ? `${+(value / 1000).toFixed(1)}k` : String(+value.toPrecision(3)));
 
-function frame(holder, minutes, most, summary) {
+function frame(holder, minutes, { low = 0, top, marks }, summary) {
   const width = Math.max(holder.clientWidth, 200);
   const height = holder.clientHeight;
   const inner = { width: width - PAD.left - PAD.right, height: height - PAD.top - PAD.bottom };
-  const { top, marks } = scale(most);
-  const y = (value) => PAD.top + inner.height * (1 - value / top);
+  const up = low ? (value) => Math.log(value / low) / Math.log(top / low) : (value) => value / top;
+  const y = (value) => PAD.top + inner.height * (1 - up(value));
   const slot = inner.width / minutes.length;
   const x = (at) => PAD.left + slot * at;
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary });
@@ -68,7 +80,7 @@ export function empty(holder, text) {
 export function bars(holder, minutes, series, summary, describe) {
   const total = minutes.map((_, at) => series.reduce((sum, one) => sum + one.values[at], 0));
   show(holder, () => {
-    const chart = frame(holder, minutes, Math.max(...total), summary);
+    const chart = frame(holder, minutes, scale(Math.max(...total)), summary);
     const gap = chart.slot > 5 ? 1.5 : 0.5;
     minutes.forEach((_, at) => {
       let below = 0;
@@ -87,11 +99,11 @@ export function bars(holder, minutes, series, summary, describe) {
   });
 }
 
-/** Lines with gaps where a value is null; a value without neighbours is a dot. */
+/** Lines on a logarithmic scale, with gaps where a value is null; a value without neighbours is a dot. */
 export function lines(holder, minutes, series, summary, describe) {
   show(holder, () => {
-    const most = Math.max(...series.flatMap((one) => one.values.filter((value) => value !== null)));
-    const chart = frame(holder, minutes, most, summary);
+    const known = series.flatMap((one) => one.values.filter((value) => value !== null && value > 0));
+    const chart = frame(holder, minutes, logScale(Math.min(...known), Math.max(...known)), summary);
     for (const { name, values } of series) {
       const points = values.map((value, at) => (value === null ? null : [chart.x(at) + chart.slot / 2, chart.y(value)]));
       let path = "";

@@ -18,8 +18,14 @@ function fill(node, attributes, children) {
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else node.setAttribute(key, value === true ? "" : String(value));
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
+}
+
+/** Replace what is in a node; null and false are left out. */
+export function put(node, ...children) {
+  node.replaceChildren();
+  return fill(node, {}, children);
 }
 
 export function setText(id, text) {

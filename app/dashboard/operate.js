@@ -5,6 +5,7 @@ import { byId, el, replaceKeepingFocus, say, setText } from "./dom.js";
 import { clock, day, duration, integer, plural, rate } from "./format.js";
 
 const LONG_MS = 600000;
+const QUEUED = "Queued.";
 let caches = null;
 let afterChange = () => {};
 
@@ -30,10 +31,10 @@ export function showModels(found, known) {
     const cached = isCached(model.version);
     return el("tr", { "data-served": model.served ? "true" : null },
       el("th", { scope: "row" }, el("span", { class: "version-name" }, model.version)),
-      el("td", {}, day(model.created_at)),
-      el("td", {}, model.recipe),
-      el("td", { class: "num" }, integer(model.items)),
-      el("td", {}, cached === null ? "–" : cached ? "cached" : "none"),
+      el("td", { class: "spare" }, day(model.created_at)),
+      el("td", { class: "spare" }, model.recipe),
+      el("td", { class: "num spare" }, integer(model.items)),
+      el("td", {}, cached === null ? "–" : cached ? "cached" : el("span", { class: "chip warn" }, "none cached")),
       el("td", { class: "num" }, model.served
         ? el("span", { class: "chip good" }, "served")
         : el("button", { type: "button", class: "link", "data-key": model.version, "aria-label": `Activate ${model.version}`,
@@ -92,7 +93,7 @@ async function startRefresh() {
   byId("refresh-start").disabled = true;
   try {
     await ask("/refresh", { body });
-    say("refresh-status", "Queued.");
+    say("refresh-status", QUEUED);
   } catch (trouble) {
     say("refresh-status", `Not started: ${trouble.message}`, "bad");
   }
@@ -117,9 +118,8 @@ export function showRefresh(found) {
   else if (!rows.length)
     rows.push(el("li", { class: "empty" }, "No refresh in the last week. Start one: users whose list is missing or out of date go first."));
   replaceKeepingFocus(byId("jobs"), rows);
-  const current = found.jobs.find((job) => job.status === "running" || job.status === "queued");
-  if (!current && byId("refresh-status").textContent === "Queued.") setText("refresh-status", "");
-  return Boolean(current);
+  if (found.jobs[0]?.status !== "queued" && byId("refresh-status").textContent === QUEUED) setText("refresh-status", "");
+  return found.jobs.some((job) => job.status === "running" || job.status === "queued");
 }
 
 function jobRow(job) {

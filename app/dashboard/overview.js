@@ -26,7 +26,7 @@ export function showOverview(found, latency) {
   showSources(found.traffic, latency);
   showCache(found.cache, found.dependencies.redis.ok);
   showMemory(found.redis);
-  showDependencies(found.dependencies);
+  showDependencies(found.dependencies, found.refresh);
 }
 
 function inOrder(answers) {
@@ -104,7 +104,8 @@ function showSources(traffic, latency) {
         el("span", { class: `swatch fill-${sourceClass(name)}` }), sourceName(name))),
       el("td", { class: "num" }, percent(counts[name] / all)),
       el("td", { class: "num" }, integer(counts[name])),
-      ["p50_ms", "p95_ms", "p99_ms"].map((field) => el("td", { class: "num" }, milliseconds(times?.[field]))));
+      ["p50_ms", "p95_ms", "p99_ms"].map((field) =>
+        el("td", { class: `num ${field === "p95_ms" ? "spare" : ""}` }, milliseconds(times?.[field]))));
   }));
   const span = latency?.minutes ? `times of the last ${plural(latency.minutes, "minute")}` : "times since the start";
   setText("sources-note", `last hour; ${span}, ms`);
@@ -118,7 +119,8 @@ function busiest(latency, source) {
 
 function showCache(cache, redisIsThere) {
   const body = byId("cache-body");
-  setText("cache-note", cache ? `${duration(Math.max(Date.now() / 1000 - cache.measured_at, 1))} ago` : "");
+  const seen = cache ? `${duration(Math.max(Date.now() / 1000 - cache.measured_at, 1))} ago` : "";
+  setText("cache-note", cache?.sampled < cache?.histories ? `${seen}, ${cache.sampled} users looked at` : seen);
   if (!cache) {
     number("kpi-coverage", "–");
     setText("kpi-coverage-note", "");
@@ -126,10 +128,11 @@ function showCache(cache, redisIsThere) {
     body.replaceChildren(el("p", { class: "empty" }, text));
     return;
   }
-  const about = cache.estimated ? "about " : "";
   const known = cache.coverage !== null;
+  const lists = `${cache.entries_estimated ? "about " : ""}${plural(cache.entries, "list")}`;
+  const histories = `${cache.histories_estimated ? "about " : ""}${plural(cache.histories, "user")} with a history`;
   number("kpi-coverage", ...(known ? parts(percent(cache.coverage)) : ["–"]));
-  setText("kpi-coverage-note", known ? `${about}${plural(cache.histories, "user")} with a history` : "no histories yet");
+  setText("kpi-coverage-note", known ? `of ${histories}` : "no histories yet");
   if (!known && !cache.entries) {
     const hint = "Nothing is cached and no user has a history. Import some with ";
     body.replaceChildren(el("p", { class: "empty" }, hint, el("code", {}, "tessera refresh --data DIR"),
@@ -142,8 +145,8 @@ function showCache(cache, redisIsThere) {
     el("div", { class: "big" }, el("strong", {}, known ? percent(cache.coverage) : "–"),
       el("span", { class: "muted" }, "of users with a history have a list")),
     el("div", { class: "track" }, filled),
-    el("span", { class: "muted" }, `${about}${plural(cache.entries, "list")}, ${about}${plural(cache.histories, "user")} with a history` +
-      (cache.median_age_s === null ? "" : `, half younger than ${duration(cache.median_age_s)}`)));
+    el("span", { class: "muted" }, `${lists}, ${histories}` +
+      (cache.median_age_s === null ? "" : `; half of the lists younger than ${duration(cache.median_age_s)}`)));
   let from = 0;
   const ages = cache.ages.map(({ up_to_s: upTo, share }) => {
     const name = upTo === null ? `over ${duration(from)}` : from ? `${duration(from)} to ${duration(upTo)}` : `under ${duration(upTo)}`;
@@ -166,12 +169,15 @@ const MEANING = {
   model: "Catalogue, codes and trie of the served version",
   redis: "Cached lists, histories, refresh jobs",
   decoder: "Decodes live what is not cached",
+  worker: "Does the refreshes that are asked for here",
 };
 
-function showDependencies(dependencies) {
-  byId("dependencies").replaceChildren(...Object.entries(dependencies).map(([name, part]) => {
+function showDependencies(dependencies, refresh) {
+  const parts = { ...dependencies };
+  if (refresh) parts.worker = { ok: refresh.worker, configured: refresh.worker, detail: null };
+  byId("dependencies").replaceChildren(...Object.entries(parts).map(([name, part]) => {
     const state = part.ok ? "yes" : part.configured ? "no" : "none";
-    const word = { yes: "ok", no: "away", none: "not configured" }[state];
+    const word = { yes: "ok", no: "away", none: "none" }[state];
     return el("li", {}, el("i", { "data-ok": state, "aria-hidden": "true" }),
       el("span", {}, name[0].toUpperCase() + name.slice(1)),
       el("strong", { "data-ok": state }, word),

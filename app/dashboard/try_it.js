@@ -1,7 +1,7 @@
 // What one user did and what is recommended, side by side, and what changes when something happens.
 
 import { ask } from "./api.js";
-import { byId, el, say, setText } from "./dom.js";
+import { byId, el, put, say, setText } from "./dom.js";
 import { duration, milliseconds, percent, plural } from "./format.js";
 import { SOURCES } from "./overview.js";
 
@@ -85,7 +85,7 @@ function show(user, answer, history, items, took, before) {
   const line = byId("try-status");
   line.dataset.kind = "good";
   const age = answer.age_s > 1 ? `, decoded ${duration(answer.age_s)} ago` : "";
-  line.replaceChildren(
+  put(line,
     el("span", { class: "chip" }, el("span", { class: `swatch fill-${answer.source}`, "aria-hidden": "true" }), ` ${SOURCES[answer.source]}`),
     el("span", {}, `${plural(answer.items.length, "item")} by ${answer.model_version}${age}, in ${milliseconds(took)} ms`),
     answer.degraded && el("span", { class: "chip warn" }, "degraded"),
@@ -110,7 +110,7 @@ function recommended(user, answer, row, item, history, before) {
   const record = el("button", {
     type: "button", class: "link", "data-key": row.item_id, "aria-label": `Record a view of ${item?.title || row.item_id}`,
     onclick: () => recordView(user, row.item_id, item?.title || row.item_id),
-  }, "Record a view");
+  }, "Record view");
   return card({ rank: row.rank, id: row.item_id, item, code: row.code, moved: movedFrom(row, before),
     why: reasons(answer, row, history), action: record });
 }
@@ -156,7 +156,7 @@ function reasons(answer, row, history) {
     while (depth < own.length && own[depth] === other[depth]) depth += 1;
     if (depth > best.depth) best = { depth, title: item.title || item.item_id };
   }
-  const shared = best.depth ? [`; shares ${own.slice(0, best.depth).join(", ")} with `, el("b", {}, best.title)] : [];
+  const shared = best.depth ? ["; shares ", el("span", { class: "prefix" }, own.slice(0, best.depth).join(", ")), " with ", el("b", {}, best.title)] : [];
   return el("span", { class: "why" }, el("b", {}, SOURCES[row.reason] ?? "Ranked anew"), ": ", first, shared);
 }
 

@@ -34,7 +34,7 @@ async def test_coverage_and_ages(api: RunningApp, cache: Cache, stored: redis.Re
     assert found["entries"] == 4
     assert found["histories"] == 5
     assert found["coverage"] == 0.8
-    assert found["estimated"] is False
+    assert found["entries_estimated"] is found["histories_estimated"] is False
     assert [one["up_to_s"] for one in found["ages"]] == [*AGE_BOUNDS_S, None]
     assert [one["share"] for one in found["ages"]] == [0.25, 0.5, 0, 0, 0, 0.25]
     assert set(found["examples"]) == {"ann", "bob", "cid", "dan", "eve"}
@@ -50,7 +50,7 @@ async def test_coverage_of_many_users_is_estimated_from_a_sample(
             cache.put_entry(f"user-{user}", [5])
     monkeypatch.setattr(cache_survey, "_FEW_KEYS", 100)
     found = await cache_survey.survey(api.services.cache, bundle.entry_layout)
-    assert found.estimated
+    assert found.histories_estimated
     assert found.entries == 400
     assert found.coverage == pytest.approx(2 / 3, abs=0.12)
     assert found.histories == pytest.approx(600, rel=0.25)
