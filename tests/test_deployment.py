@@ -24,6 +24,7 @@ import tessera
 from app.api_keys import ApiKeys, refuse_open_bind
 from app.decoder.settings import DecoderSettings
 from app.settings import Settings
+from model_store.cache_keys import Keys
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -159,7 +160,7 @@ OURS = {name for name, service in SERVICES.items() if "build" in service}
 
 
 def test_compose_file_holds_the_service_and_its_jobs() -> None:
-    assert set(SERVICES) == {"redis", "decoder", "api", "train", "refresh"}
+    assert set(SERVICES) == {"redis", "decoder", "api", "worker", "train", "refresh"}
     assert {"train", "refresh"} == JOBS
 
 
@@ -202,7 +203,12 @@ def test_decoder_is_reached_by_the_api_alone() -> None:
     networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
     assert all(COMPOSE["networks"][network]["internal"] for network in networks["decoder"] | networks["redis"])
     assert {name for name, theirs in networks.items() if theirs & networks["decoder"]} == {"api", "decoder"}
-    assert {name for name, theirs in networks.items() if theirs & networks["redis"]} == {"api", "refresh", "redis"}
+    assert {name for name, theirs in networks.items() if theirs & networks["redis"]} == {
+        "api",
+        "worker",
+        "refresh",
+        "redis",
+    }
 
 
 def test_compose_variables_are_real_settings() -> None:
@@ -215,6 +221,12 @@ def test_compose_variables_are_real_settings() -> None:
     )
     assert used
     assert used - known == set()
+
+
+def test_worker_says_that_it_is_there_where_its_health_check_looks() -> None:
+    environment = SERVICES["worker"]["environment"]
+    assert environment["TESSERA_REDIS_URL"] == SERVICES["api"]["environment"]["TESSERA_REDIS_URL"]
+    assert f'"{Keys().refresh_worker}"' in SERVICES["worker"]["healthcheck"]["test"][-1]
 
 
 def test_compose_asks_for_api_keys_and_holds_no_secret() -> None:
@@ -320,6 +332,9 @@ def test_api_image_has_all_that_serving_needs_and_no_torch(tmp_path: Path) -> No
         "-c",
         "import importlib.util, sys\n"
         "import app.main, app.decoder.child\n"
+        "from importlib.resources import files\n"
+        "shown = {file.name for file in (files('app') / 'dashboard').iterdir()}\n"
+        "assert {'index.html', 'style.css', 'main.js'} <= shown, shown\n"
         "assert str(sys.prefix) in app.main.__file__, app.main.__file__\n"
         "assert not [name for name in ('torch', 'transformers', 'vllm') if importlib.util.find_spec(name)]\n",
         cwd=outside,

@@ -9,9 +9,10 @@ from model_store.cache_keys import Keys
 from tests.dashboard.conftest import ITEMS, NASTY, SECOND, Place, ready, try_user, watched
 
 
-def test_history_and_items_side_by_side_with_titles_and_four_tiles(page: Page, server: str) -> None:
-    try_user(page, "user-3")
-    answer = httpx.get(f"{server}/recommend/user-3").json()
+def test_history_and_items_side_by_side_with_titles_and_four_tiles(page: Page, server: str, place: Place) -> None:
+    place.fill("reader", [3, 23], list(range(30, 50)))
+    try_user(page, "reader")
+    answer = httpx.get(f"{server}/recommend/reader").json()
     shown = page.locator("#answer-items > li")
     assert shown.count() == 10
     for at, item in enumerate(answer["items"]):
