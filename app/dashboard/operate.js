@@ -34,7 +34,7 @@ export function showModels(found, known) {
       el("td", { class: "spare" }, day(model.created_at)),
       el("td", { class: "spare" }, model.recipe),
       el("td", { class: "num spare" }, integer(model.items)),
-      el("td", {}, cached === null ? "–" : cached ? "cached" : el("span", { class: "chip warn" }, "none cached")),
+      el("td", {}, cached === null ? "–" : cached ? "cached" : el("span", { class: "chip warn" }, "none")),
       el("td", { class: "num" }, model.served
         ? el("span", { class: "chip good" }, "served")
         : el("button", { type: "button", class: "link", "data-key": model.version, "aria-label": `Activate ${model.version}`,
