@@ -54,7 +54,8 @@ async def activate(
             "send the request again."
         ) from None
     active.noticed(version)
-    lists, estimated = await cached_lists(cache, store.manifest(version).entry_layout)
+    manifest = await asyncio.to_thread(store.manifest, version)
+    lists, estimated = await cached_lists(cache, manifest.entry_layout)
     return Activated(version, before, lists, estimated)
 
 

@@ -20,6 +20,7 @@ def worker(
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
     """Do the refreshes that POST /refresh and the dashboard ask for, one at a time, until SIGTERM."""
+    from app import structured_logging
     from app.decoder.parent_watch import end_when_stdin_closes
     from model_store.cache_keys import Keys
     from offline.jobs.worker import RefreshWorker
@@ -33,4 +34,5 @@ def worker(
         # Beside a service on the same cores, whose answers go first.
         os.nice(_NICENESS_OF_CHILD)
     settings = read_settings()
+    structured_logging.configure(settings.log_level)
     RefreshWorker(connect(redis_url(settings)), Keys(settings.namespace)).run(stop)

@@ -1,5 +1,6 @@
 """Refreshes on demand: asked for here, done by `tessera worker`."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
@@ -32,7 +33,7 @@ async def ask_for_refresh(asked: RefreshBody, query: NoQuery, services: CurrentS
     """Have users' lists decoded anew. Answered at once; GET /refresh/{id} tells how it goes."""
     version = asked.version if asked.version is not None else services.active.served.version
     try:
-        services.store.manifest(version)
+        await asyncio.to_thread(services.store.manifest, version)
     except TesseraError:
         raise ModelNotFound from None
     users = None if asked.users is None else tuple(dict.fromkeys(asked.users))

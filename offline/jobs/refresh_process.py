@@ -1,6 +1,7 @@
 """One `tessera refresh` in a process of its own: started, watched, ended with all it started."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from offline.progress import PROGRESS_FD_VARIABLE
 UNTIL_STDIN_CLOSES = "--until-stdin-closes"
 _PATIENCE_S = 5.0
 _LONGEST_LINE = 500
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,6 @@ class RefreshProcess:
         with lines:
             for line in lines:
                 text = line.decode(errors="replace").rstrip()
-                print(text, file=sys.stderr, flush=True)
                 if text:
+                    _logger.info("%s", text)
                     self._last_line = text[:_LONGEST_LINE]

@@ -3,6 +3,7 @@
 Needs no model library itself: each is a `tessera refresh` in a process of its own.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from threading import Event
@@ -14,12 +15,13 @@ from model_store.cache_keys import Keys
 from model_store.refresh_jobs import FIELDS, JOB_TTL_S, RefreshJob, Status
 from offline.jobs.refresh_process import RefreshProcess
 from offline.jobs.worker_lock import WorkerLock
-from offline.progress import say
 from offline.redis_connection import REDIS_FAILURES
 
 LOST = "worker lost"
 _TICK_S = 0.5
 _MAX_STARTS = 3
+
+_logger = logging.getLogger(__name__)
 
 
 class RefreshWorker:
@@ -38,6 +40,7 @@ class RefreshWorker:
         self._lock = WorkerLock(redis, keys)
         self._holding = False
         self._current: tuple[str, RefreshProcess] | None = None
+        self._unreported: tuple[str, Status, str | None] | None = None
         self._redis_away = False
 
     def run(self, stop: Event) -> None:
@@ -49,7 +52,7 @@ class RefreshWorker:
                     self._redis_away = False
                 except REDIS_FAILURES as error:
                     if not self._redis_away:
-                        say(f"worker: Redis said: {error}; trying again")
+                        _logger.warning("Redis said: %s; trying again", error)
                     self._redis_away = True
                 if stop.wait(self._tick_s):
                     return
@@ -57,22 +60,18 @@ class RefreshWorker:
             self._leave()
 
     def _tick(self) -> None:
-        held, self._holding = self._holding, self._lock.hold()
+        self._holding = self._lock.hold()
         if not self._holding:
             # Away for too long: another worker has this job now, and writes its status.
             self._drop()
             return
-        if not held:
-            self._take_over()
+        if self._current is not None:
+            self._look_after(*self._current)
+        if self._unreported is not None:
+            self._ended(*self._unreported)
+            self._unreported = None
         if self._current is None:
             self._begin_next()
-        else:
-            self._look_after(*self._current)
-
-    def _take_over(self) -> None:
-        for job in self._jobs():
-            if job.status == "running" and (self._current is None or job.job_id != self._current[0]):
-                self._interrupted(job)
 
     def _interrupted(self, job: RefreshJob) -> None:
         if job.cancelling:
@@ -83,8 +82,13 @@ class RefreshWorker:
             self._ended(job.job_id, "failed", LOST)
 
     def _begin_next(self) -> None:
-        waiting = [job for job in self._jobs() if job.status in ("queued", "cancelled") and job.ended_at is None]
-        for job in reversed(waiting):
+        left = [job for job in self._jobs() if job.ended_at is None]
+        if lost := [job for job in left if job.status == "running"]:
+            # Of a worker that is gone. What is put back is begun the next time, before those that came after it.
+            for job in lost:
+                self._interrupted(job)
+            return
+        for job in reversed(left):
             if job.status == "cancelled":
                 self._ended(job.job_id, "cancelled")
                 continue
@@ -97,7 +101,7 @@ class RefreshWorker:
             except OSError as error:
                 self._ended(job.job_id, "failed", f"cannot be started: {error.strerror}")
                 return
-            say(f"worker: refresh {job.job_id} ({job.order.mode}) of {job.order.version} begins")
+            _logger.info("refresh %s (%s) of %s begins", job.job_id, job.order.mode, job.order.version)
             self._current = job.job_id, process
             return
 
@@ -112,19 +116,16 @@ class RefreshWorker:
             )
         code = process.exit_code
         status: Status
-        error: str | None
         if code is None:
-            # Gone from Redis counts as cancelled: nobody could see how it ends.
             if self._redis.hget(self._keys.refresh_job(job_id), "cancel") is None:
                 return
-            process.end()
             status, error = "cancelled", None
         else:
             status, error = ("done", None) if code == 0 else ("failed", process.error)
-            process.end()
-        self._ended(job_id, status, error)
-        self._current = None
-        say(f"worker: refresh {job_id} {status}")
+        process.end()
+        # Redis may be away just now; how it ended is told when it is back.
+        self._current, self._unreported = None, (job_id, status, error)
+        _logger.info("refresh %s %s", job_id, status)
 
     def _leave(self) -> None:
         current = self._current
@@ -142,7 +143,7 @@ class RefreshWorker:
     def _drop(self) -> None:
         if self._current is not None:
             self._current[1].end()
-            self._current = None
+        self._current = self._unreported = None
 
     def _jobs(self) -> Iterator[RefreshJob]:
         """Newest first."""
