@@ -105,7 +105,7 @@ def _tour(client: httpx.Client, catalog: Catalog, user: str) -> None:
     asked = f"/recommend/{user}?n={_SHOWN}&q={quote(words)}"
     _show(client, catalog, f"{user} asks for {words!r}", asked)
     print("\nTry:")
-    for path in (f"/recommend/{user}", asked, f"/similar/{bought}", "/latency", "/openapi.json"):
+    for path in ("/", f"/recommend/{user}", asked, f"/similar/{bought}", "/latency", "/openapi.json"):
         print(f"  {str(client.base_url).rstrip('/')}{path}")
 
 

@@ -11,6 +11,7 @@ from app.access import admit
 from app.active_version import ActiveVersion
 from app.api_keys import Scope
 from app.attribution import Attribution
+from app.cache_survey import CacheSurvey
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.live_decoding import LiveDecoding
@@ -20,6 +21,7 @@ from app.read_write_back import ReadWriteBack
 from app.recommendation_cache import RecommendationCache
 from app.recommender import Recommender
 from app.recorded_events import RecordedEvents
+from app.refresh_jobs import RefreshJobs
 from app.schemas import Id, NoParameters
 from app.served_model import ServedModel
 from app.settings import Settings
@@ -50,6 +52,8 @@ class Services:
     recorded_events: RecordedEvents
     popular_windows: PopularWindows
     attribution: Attribution
+    refresh_jobs: RefreshJobs
+    survey: CacheSurvey
 
 
 async def services_of(request: Request) -> Services:

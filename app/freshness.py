@@ -7,14 +7,28 @@ they may be lost: with Redis away, those of that second are dropped.
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redis.asyncio.client import Pipeline
 
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.telemetry import ByLabels, Telemetry
-from app.user_state import AnswerCounts
 
 FLUSH_S = 1.0
+_SERVED_KEPT_S = 3 * 3600
+_DEMAND_KEPT_S = 24 * 3600
+_DEMAND_USERS = 1_000_000
 MAX_WANTING = 2000
 """Users a second whose demand one worker records; sent in one piece, more of them would hold up the event loop."""
+
+
+@dataclass(slots=True)
+class AnswerCounts:
+    """Answers of one minute to users with a history: all of them, and the fresh ones among them."""
+
+    all: int = 0
+    fresh: int = 0
 
 
 class Freshness:
@@ -70,7 +84,25 @@ class Freshness:
             if not served:
                 return
             try:
-                await self._cache.add_answers(served, demand)
+                await self._add(served, demand)
             except CacheUnavailable:
                 dropped = sum(counts.all for counts in served.values())
                 self._telemetry.freshness_dropped.labels("redis").inc(dropped)
+
+    async def _add(self, served: Mapping[int, AnswerCounts], demand: Mapping[str, int]) -> None:
+        keys = self._cache.keys
+
+        def commands(pipeline: Pipeline) -> None:
+            for minute, counts in served.items():
+                key = keys.served(minute)
+                pipeline.hincrby(key, "all", counts.all)
+                pipeline.hincrby(key, "fresh", counts.fresh)
+                pipeline.expire(key, _SERVED_KEPT_S)
+            if not demand:
+                return
+            for user_id, times in demand.items():
+                pipeline.zincrby(keys.demand, times, user_id)
+            pipeline.zremrangebyrank(keys.demand, 0, -_DEMAND_USERS - 1)
+            pipeline.expire(keys.demand, _DEMAND_KEPT_S)
+
+        await self._cache.execute("freshness", commands)

@@ -20,6 +20,7 @@ from app.active_version import ActiveVersion
 from app.api_keys import refuse_open_bind
 from app.attribution import Attribution
 from app.background_refresh import BackgroundRefresh
+from app.cache_survey import CacheSurvey
 from app.dependencies import Services
 from app.direct_route import DirectRoute
 from app.embedded_redis_watch import keep_running
@@ -38,12 +39,28 @@ from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.recorded_events import RecordedEvents
 from app.redis_connection import RedisClient, connect
+from app.refresh_jobs import RefreshJobs
 from app.request_boundary import RequestBoundary
-from app.routes import blocks, events, health, items, metrics, quality, ranking, recommendations, why_not
+from app.routes import (
+    blocks,
+    dashboard,
+    events,
+    health,
+    items,
+    metrics,
+    models,
+    overview,
+    quality,
+    ranking,
+    recommendations,
+    refresh,
+    why_not,
+)
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
 from app.tracing import check_tracing, open_tracing
+from app.traffic import Traffic
 from app.withheld_items import WithheldItems
 from model_store.bundle import MODEL_FOLDERS, ModelStore
 from model_store.errors import BundleNotFound
@@ -68,11 +85,11 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         TracingUnusable: traces are asked for and OpenTelemetry is not installed.
     """
     telemetry = Telemetry(open_tracing(settings.traces_endpoint, settings.traces_share, "tessera-api"), clock=clock)
-    access = Access(settings)
+    access, traffic = Access(settings), Traffic()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, telemetry, access) as services:
+        async with _running(settings, telemetry, access, traffic) as services:
             app.state.services = services
             yield
 
@@ -92,7 +109,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     openapi_examples.install(app)
     # The last one added is the outermost.
     app.add_middleware(DirectRoute)
-    app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
+    app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry, traffic=traffic)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -101,7 +118,11 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    for routes in (recommendations, ranking, why_not, blocks, events, items, health, metrics, quality):
+    for routes in (
+        *(recommendations, ranking, why_not, blocks, events),
+        # `overview` before `items`: a lookup of several is no item's id.
+        *(overview, items, models, refresh, health, metrics, quality, dashboard),
+    ):
         app.include_router(routes.router)
     return app
 
@@ -147,7 +168,9 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> AsyncIterator[Services]:
+async def _running(
+    settings: Settings, telemetry: Telemetry, access: Access, traffic: Traffic
+) -> AsyncIterator[Services]:
     store = ModelStore(settings.store)
     cache = RecommendationCache(await asyncio.to_thread(_redis, settings), settings, telemetry)
     live = LiveDecoding(settings.live_address, tracing=telemetry.tracing)
@@ -163,6 +186,7 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
     popular_windows = PopularWindows(cache, settings, telemetry)
     finished = FinishedAnswers(refresh, freshness, attribution, write_back, telemetry)
     recommender = Recommender(active, cache, live, entries, finished, settings, telemetry)
+    survey = CacheSurvey(active, cache)
     tasks: list[asyncio.Task[None]] = []
     try:
         await active.start()
@@ -176,6 +200,11 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
             ("keys", access.follow()),
             ("process", ProcessWatch(telemetry.process, active, cache, live, settings).run()),
             *([] if settings.redis_url else [("redis", keep_running(settings.home))]),
+            ("write back", write_back.run()),
+            ("attribution", attribution.run()),
+            ("popular windows", popular_windows.run()),
+            ("traffic", traffic.run(cache)),
+            ("survey", survey.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -199,6 +228,8 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
             recorded_events,
             popular_windows,
             attribution,
+            RefreshJobs(cache),
+            survey,
         )
         await recommender.settle()
     finally:
@@ -207,6 +238,7 @@ async def _running(settings: Settings, telemetry: Telemetry, access: Access) -> 
         for part in (freshness, write_back, attribution, popular_windows):
             await part.flush()
         await recorded_events.aclose()
+        await traffic.flush(cache)
         await live.aclose()
         await cache.aclose()
         await asyncio.to_thread(telemetry.close)

@@ -6,7 +6,7 @@ its timeout, and for a while at once, so that an outage does not cost every requ
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain, islice
 from ssl import SSLError
@@ -22,7 +22,7 @@ from app.redis_connection import RedisClient, connections_of
 from app.settings import Settings
 from app.shared_reads import ReadRefused, SharedReads
 from app.telemetry import Telemetry
-from app.user_state import AnswerCounts, StoredUser, UserState
+from app.user_state import StoredUser, UserState
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from model_store.errors import CacheEntryUnreadable, causes_of
@@ -33,9 +33,6 @@ _FAILURES_TO_OPEN = 3
 _EXPECTED = (RedisError, OSError, TimeoutError, RedisClusterException)
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
-_SERVED_KEPT_S = 3 * 3600
-_DEMAND_KEPT_S = 24 * 3600
-_DEMAND_USERS = 1_000_000
 
 
 class CacheUnavailable(Exception):
@@ -202,32 +199,6 @@ class RecommendationCache:
 
         await self._execute("events", commands, self._write_timeout_s)
 
-    async def add_answers(self, served: Mapping[int, AnswerCounts], demand: Mapping[str, int]) -> None:
-        """Add to the counts that a refresh goes by.
-
-        Args:
-            served: by minute, Unix time / 60.
-            demand: for each user who was left wanting, how often.
-
-        Raises:
-            CacheUnavailable: perhaps none, perhaps a part was added.
-        """
-
-        def commands(pipeline: Pipeline) -> None:
-            for minute, counts in served.items():
-                key = self._keys.served(minute)
-                pipeline.hincrby(key, "all", counts.all)
-                pipeline.hincrby(key, "fresh", counts.fresh)
-                pipeline.expire(key, _SERVED_KEPT_S)
-            if not demand:
-                return
-            for user_id, times in demand.items():
-                pipeline.zincrby(self._keys.demand, times, user_id)
-            pipeline.zremrangebyrank(self._keys.demand, 0, -_DEMAND_USERS - 1)
-            pipeline.expire(self._keys.demand, _DEMAND_KEPT_S)
-
-        await self._execute("freshness", commands, self._write_timeout_s)
-
     async def history(self, user_id: str) -> tuple[str, ...]:
         """A user's item ids, oldest first.
 
@@ -260,17 +231,20 @@ class RecommendationCache:
 
         return any(await self._execute("forget", commands, self._write_timeout_s))
 
-    async def execute(self, operation: str, commands: Callable[[Pipeline], object]) -> list[Any]:
+    async def execute(
+        self, operation: str, commands: Callable[[Pipeline], object], *, patient: bool = True
+    ) -> list[Any]:
         """Send the commands of a part that has keys of its own; one round trip.
 
         Args:
             operation: its name in the metrics.
-            commands: adds them to a pipeline; they get the time of a write.
+            commands: adds them to a pipeline.
+            patient: whether they get the time of a write rather than that of a read.
 
         Raises:
             CacheUnavailable: perhaps none, perhaps a part was done.
         """
-        return await self._execute(operation, commands, self._write_timeout_s)
+        return await self._execute(operation, commands, self._write_timeout_s if patient else self._read_timeout_s)
 
     @asynccontextmanager
     async def attempt(self, operation: str) -> AsyncIterator[RedisClient]:
@@ -335,6 +309,11 @@ class RecommendationCache:
             CacheUnavailable: it does not.
         """
         await self.active_version()
+
+    @property
+    def keys(self) -> Keys:
+        """Key names."""
+        return self._keys
 
     async def aclose(self) -> None:
         """Close the connections."""

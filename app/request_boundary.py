@@ -16,6 +16,7 @@ from app.security_headers import SECURITY_HEADERS
 from app.settings import Settings
 from app.structured_logging import FIELDS, REQUEST_ID
 from app.telemetry import Telemetry
+from app.traffic import Traffic
 
 SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
@@ -35,11 +36,13 @@ class RequestBoundary:
         app: what answers.
         settings: limits, access log.
         telemetry: counts and times.
+        traffic: counts recommendations by minute.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, telemetry: Telemetry, traffic: Traffic) -> None:
         self._app = app
         self._access_log = settings.access_log
+        self._traffic = traffic
         self._telemetry = telemetry
         self._limits = RequestLimits(settings)
         self._in_flight = 0
@@ -93,6 +96,10 @@ class RequestBoundary:
         route = _route(scope)
         source = scope.get(SOURCE, "")
         self._telemetry.request_done(scope["method"], route, status, source, seconds)
+        if source:
+            self._traffic.answered(source, seconds)
+        if status >= 500:
+            self._traffic.failed()
         if self._access_log or status >= 500:
             # The route's template, never the path: paths hold user ids.
             fields = {"method": scope["method"], "route": route, "status": status, "source": source}

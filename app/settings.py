@@ -5,7 +5,7 @@ Experiments are configured in recipes, and what belongs to a model is in its bun
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Quiet time after a user's latest event before the user is refreshed; at most five times that "
         "after the first.",
+    )
+
+    jobs: Literal["embedded", "none"] = Field(
+        default="embedded",
+        description="Whether `tessera serve` starts a `tessera worker` for refreshes asked for over HTTP. embedded: "
+        "where the model extra is installed.",
     )
 
     cache_max_age_s: int = Field(

@@ -1,4 +1,4 @@
-"""What Redis has of one user, as it is there and unpacked; and what is counted of answers to users."""
+"""What Redis has of one user, as it is there and unpacked."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,11 +43,3 @@ class UserState:
     def outdated(self, now: float, max_age_s: float) -> bool:
         """Whether there is no entry, or one too old or without the user's latest events."""
         return self.entry is None or self.dirty or self.age_s(now) > max_age_s
-
-
-@dataclass(slots=True)
-class AnswerCounts:
-    """Answers of one minute to users with a history: all of them, and the fresh ones among them."""
-
-    all: int = 0
-    fresh: int = 0

@@ -77,9 +77,14 @@ def refresh(
     beam: Annotated[int, typer.Option(min=1, max=1000, help="Beams of the constrained decode.")] = 50,
     columns: Columns = None,
     as_json: AsJson = False,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
     """Decode users' top items into Redis, then serve this version."""
     quiet_libraries()
+    if until_stdin_closes:
+        from app.decoder.parent_watch import end_when_stdin_closes
+
+        end_when_stdin_closes()
     from command_line.full_refresh import RayOptions, refresh_all
     from command_line.partial_refresh import refresh_stale, refuse_together, refuse_without, watch_traffic
     from offline.refresh.config import RefreshConfig

@@ -1,6 +1,7 @@
 """`tessera serve`, `tessera decoder` and `tessera demo`."""
 
-from typing import Annotated
+from contextlib import ExitStack
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,19 +21,27 @@ def serve(
     decoder: Annotated[
         str | None, typer.Option(help="embedded, none, http://host:port or unix:///path; TESSERA_DECODER_ADDRESS.")
     ] = None,
+    jobs: Annotated[
+        Literal["embedded", "none"] | None,
+        typer.Option(help="embedded: do refreshes asked for over HTTP in a child, if this machine can. TESSERA_JOBS."),
+    ] = None,
 ) -> None:
     """Answer recommendations over HTTP."""
     from app.decoder.child import DecoderChild
     from app.decoder.settings import decoder_settings
     from app.main import serve as run_server
+    from app.worker_child import model_extra_is_installed, worker_child
 
     settings = read_settings()
-    chosen = decoder or settings.decoder_address or _EMBEDDED
-    if chosen == _EMBEDDED:
-        with DecoderChild(decoder_settings(), settings.home) as child:
-            run_server(settings.model_copy(update={"decoder_address": child.address}), host, port, workers)
-    else:
+    with ExitStack() as children:
+        if (jobs or settings.jobs) == _EMBEDDED and model_extra_is_installed():
+            child = worker_child(settings)
+            child.start()
+            children.callback(child.stop)
+        chosen = decoder or settings.decoder_address or _EMBEDDED
         address = None if chosen == "none" else chosen
+        if chosen == _EMBEDDED:
+            address = children.enter_context(DecoderChild(decoder_settings(), settings.home)).address
         run_server(settings.model_copy(update={"decoder_address": address}), host, port, workers)
 
 

@@ -144,6 +144,32 @@ class Keys:
         """Hash: the plan of a refresh, of all users or of some, and the shards it has finished, for resume."""
         return f"{self.namespace}:refresh:{version}{':partial' if partial else ''}"
 
+    @property
+    def refresh_jobs(self) -> str:
+        """List: ids of the refreshes asked for over HTTP, newest first, bounded."""
+        return f"{self.namespace}:jobs"
+
+    def refresh_job(self, job_id: str) -> str:
+        """Hash: one of them, as `model_store.refresh_jobs` has it."""
+        return f"{self.namespace}:job:{job_id}"
+
+    @property
+    def refresh_worker(self) -> str:
+        """String: held, with an expiry, by the one `tessera worker` that does the refreshes; the others stand by."""
+        return f"{self.namespace}:worker"
+
+    def traffic(self, minute: int) -> str:
+        """Hash: answers of one minute (Unix time / 60) by source, and by how long they took."""
+        return f"{self.namespace}:traffic:{minute}"
+
+    def survey(self, cache_version: str) -> str:
+        """String: what the latest look at a sample of a version's cache found, as JSON; expires."""
+        return f"{self.namespace}:survey:{cache_version}"
+
+    def survey_turn(self, cache_version: str) -> str:
+        """String: expires when it is time for another look; whoever sets it takes it."""
+        return f"{self.namespace}:survey:{cache_version}:turn"
+
 
 def _tag_of(key: str) -> str:
     """What to put in braces so that a key lands in the slot of another."""

@@ -1,9 +1,11 @@
 """What long work shows: a progress bar on a terminal, plain log lines elsewhere. Everything goes to standard error."""
 
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +22,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
+PROGRESS_FD_VARIABLE = "TESSERA_PROGRESS_FD"
+"""Set by a process that started this one and wants to know: a pipe that gets JSON lines {done, total, per_second}."""
+
 _LINE_EVERY_S = 10.0
+_TELL_EVERY_S = 0.25
 
 
 class Advance(Protocol):
@@ -38,7 +44,11 @@ def say(message: str) -> None:
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Advance]:
     """Report on `total` units of work called `what`."""
-    if sys.stderr.isatty():
+    if (pipe := os.environ.get(PROGRESS_FD_VARIABLE)) is not None:
+        told = _Told(int(pipe), total)
+        yield told
+        told.tell()
+    elif sys.stderr.isatty():
         with _bar(what, total, unit) as advance:
             yield advance
     else:
@@ -109,3 +119,27 @@ class _Lines:
     def finish(self) -> None:
         took = time.monotonic() - self.started
         say(f"{self.what}: {self.done} {self.unit} in {took:.1f} s {self.note}".rstrip())
+
+
+@dataclass
+class _Told:
+    pipe: int
+    total: int
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+        self.tell()
+
+    def __call__(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        if time.monotonic() - self.last >= _TELL_EVERY_S:
+            self.tell()
+
+    def tell(self) -> None:
+        self.last = time.monotonic()
+        rate = self.done / max(self.last - self.started, 1e-6)
+        line = json.dumps({"done": self.done, "total": self.total, "per_second": rate})
+        # Whoever wanted to know may be gone; the work goes on.
+        with suppress(OSError):
+            os.write(self.pipe, line.encode() + b"\n")

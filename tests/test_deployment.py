@@ -24,6 +24,7 @@ import tessera
 from app.api_keys import ApiKeys, refuse_open_bind
 from app.decoder.settings import DecoderSettings
 from app.settings import Settings
+from model_store.cache_keys import Keys
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -236,6 +237,12 @@ def test_compose_variables_are_real_settings() -> None:
     assert used - known == set()
 
 
+def test_worker_says_that_it_is_there_where_its_health_check_looks() -> None:
+    environment = SERVICES["worker"]["environment"]
+    assert environment["TESSERA_REDIS_URL"] == SERVICES["api"]["environment"]["TESSERA_REDIS_URL"]
+    assert f'"{Keys().refresh_worker}"' in SERVICES["worker"]["healthcheck"]["test"][-1]
+
+
 def test_compose_asks_for_api_keys_and_holds_no_secret() -> None:
     assert RAW["services"]["api"]["environment"]["TESSERA_API_KEYS"].startswith("${TESSERA_API_KEYS:?")
     for service in RAW["services"].values():
@@ -355,6 +362,9 @@ def test_api_image_has_all_that_serving_needs_and_no_torch(tmp_path: Path) -> No
         "-c",
         "import importlib.util, sys\n"
         "import app.main, app.decoder.child\n"
+        "from importlib.resources import files\n"
+        "shown = {file.name for file in (files('app') / 'dashboard').iterdir()}\n"
+        "assert {'index.html', 'style.css', 'main.js'} <= shown, shown\n"
         "assert str(sys.prefix) in app.main.__file__, app.main.__file__\n"
         "assert not [name for name in ('torch', 'transformers', 'vllm') if importlib.util.find_spec(name)]\n",
         cwd=outside,

@@ -23,7 +23,7 @@ class SupervisedProcess:
     """Keeps one process running, from a thread of its own.
 
     Args:
-        name: what logs call it.
+        name: what logs call its thread and it.
         launch: starts it by `launch_module`.
         ended: called in the thread after it has ended, before it is started again.
         first_pause_s: wait before the first restart; doubles with every death up to `longest_pause_s`.
@@ -77,9 +77,7 @@ class SupervisedProcess:
                 process = self._process = self._launch()
             except OSError as error:
                 # No memory or no process to be had; there may be in a moment.
-                _logger.error(
-                    "the decoder process cannot be started: %s", error, extra={FIELDS: {"process": self._name}}
-                )
+                _logger.error("a process cannot be started: %s", error, extra={FIELDS: {"process": self._name}})
                 self._stopping.wait(self._backoff.pause_s())
                 continue
             self._wait(process)
@@ -90,7 +88,7 @@ class SupervisedProcess:
                 return
             pause_s = self._backoff.pause_s(time.monotonic() - begin)
             fields = {"process": self._name, "exit_code": process.returncode, "restart_in_s": round(pause_s, 2)}
-            _logger.error("the decoder process ended", extra={FIELDS: fields})
+            _logger.error("a process ended", extra={FIELDS: fields})
             self._stopping.wait(pause_s)
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> None:

@@ -28,18 +28,22 @@ async def ready(query: NoQuery, services: CurrentServices) -> Json:
     Always a 200 once the server has started: it starts with a model, and with a model popular items can be given
     whatever else is away. `status` tells whether something is.
     """
+    return Json((await readiness(services)).model_dump())
+
+
+async def readiness(services: Services) -> Readiness:
+    """Ask each dependency."""
     dependencies = {
         "model": Dependency(ok=True),
         "redis": await _redis(services),
         "decoder": await _decoder(services),
     }
     degraded = any(part.configured and not part.ok for part in dependencies.values())
-    answer = Readiness(
+    return Readiness(
         status="degraded" if degraded else "ready",
         model_version=services.active.served.version,
         dependencies=dependencies,
     )
-    return Json(answer.model_dump())
 
 
 async def _redis(services: Services) -> Dependency:
