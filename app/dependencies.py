@@ -1,6 +1,7 @@
 """What routes may ask for."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -11,9 +12,12 @@ from app.active_version import ActiveVersion
 from app.api_keys import ApiKeys, Scope, is_local
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
+from app.item_log import ItemLog
+from app.item_overlay import ItemOverlay
+from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
 from app.problems import KeyRequired, NotLocal, QueryNotSupported, ScopeMissing
-from app.recommendation_cache import RecommendationCache
+from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.schemas import Id, NoParameters
 from app.served_model import ServedModel
@@ -40,6 +44,9 @@ class Services:
     recommender: Recommender
     freshness: Freshness
     event_refresh: EventRefresh
+    overlay: ItemOverlay
+    item_log: ItemLog
+    item_writes: ItemWrites
 
 
 async def services_of(request: Request) -> Services:
@@ -48,7 +55,12 @@ async def services_of(request: Request) -> Services:
 
 
 async def served_model(services: Annotated[Services, Depends(services_of)]) -> ServedModel:
-    """The version to answer this request with."""
+    """The version to answer this request with, and in it every change of an item that was accepted so far.
+
+    While Redis is away, those that were known before.
+    """
+    with suppress(CacheUnavailable):
+        await services.item_log.sync()
     return services.active.served
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -21,12 +21,15 @@ from app.entry_decoding import EntryDecoding
 from app.entry_lifetime import EntryLifetime
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
+from app.item_log import ItemLog
+from app.item_overlay import ItemOverlay
+from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.redis_connection import RedisClient, connect
 from app.request_boundary import RequestBoundary
-from app.routes import events, health, items, metrics, ranking, recommendations
+from app.routes import catalogue, events, health, items, metrics, ranking, recommendations
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
@@ -58,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keys = ApiKeys.parse(settings.api_keys)
     problems.install(app)
     app.add_middleware(RequestBoundary, settings=settings, telemetry=telemetry)
-    for routes in (recommendations, ranking, events, items, health, metrics):
+    for routes in (recommendations, ranking, events, items, catalogue, health, metrics):
         app.include_router(routes.router)
     return app
 
@@ -100,23 +103,28 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     store = ModelStore(settings.store)
     cache = RecommendationCache(await asyncio.to_thread(_redis, settings), settings, telemetry)
     live = LiveDecoding(settings.live_address)
-    active = ActiveVersion(store, cache, settings, telemetry)
+    overlay = ItemOverlay()
+    item_log = ItemLog(cache, overlay, settings, telemetry)
+    active = ActiveVersion(store, cache, settings, telemetry, on_opened=lambda model: overlay.follow(model.eligibility))
     freshness = Freshness(cache, telemetry)
     entries = EntryDecoding(live, cache, freshness, settings)
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
-    recommender = Recommender(active, cache, live, entries, refresh, freshness, settings, telemetry)
+    recommender = Recommender(active, cache, item_log, live, entries, refresh, freshness, settings, telemetry)
     keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
     try:
         await active.start()
         cache.on_active = active.noticed
+        with suppress(CacheUnavailable):
+            await item_log.load()
         for name, work in (
             ("prepare", active.served.prepare()),
             ("follow", active.follow()),
             ("refresh", refresh.run()),
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
+            ("items", item_log.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -125,7 +133,21 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         # collection would stop requests for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        yield Services(settings, keys, store, telemetry, cache, live, active, recommender, freshness, event_refresh)
+        yield Services(
+            settings,
+            keys,
+            store,
+            telemetry,
+            cache,
+            live,
+            active,
+            recommender,
+            freshness,
+            event_refresh,
+            overlay,
+            item_log,
+            ItemWrites(active, overlay, item_log, settings),
+        )
         await recommender.settle()
     finally:
         event_refresh.close()

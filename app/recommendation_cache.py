@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLError
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError
@@ -26,11 +26,17 @@ from model_store.errors import CacheEntryUnreadable, causes_of
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3
 _READS_PER_USER = 2
+ITEM_CHANGES_READ = 64
+"""Entries of the log of item changes that a read takes along at most."""
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
 _SERVED_KEPT_S = 3 * 3600
 _DEMAND_KEPT_S = 24 * 3600
 _DEMAND_USERS = 1_000_000
+
+
+LogEntry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
+"""An entry of a stream: its id and its fields."""
 
 
 class CacheUnavailable(Exception):
@@ -76,6 +82,8 @@ class RecommendationCache:
         settings: namespace, timeouts, lifetimes and bounds.
         telemetry: counts failures and unreadable entries.
         on_active: called with the version in `{ns}:active` whenever a read passes by it.
+        next_item_change: called for the id from which on a read takes the log of item changes along.
+        on_item_changes: called with what it found there, ITEM_CHANGES_READ entries at most.
     """
 
     def __init__(
@@ -85,12 +93,16 @@ class RecommendationCache:
         telemetry: Telemetry,
         *,
         on_active: Callable[[str | None], None] = lambda version: None,
+        next_item_change: Callable[[], str] = lambda: "-",
+        on_item_changes: Callable[[Sequence[LogEntry]], None] = lambda entries: None,
     ) -> None:
         self._client = client
         self._keys = Keys(settings.namespace)
         self._settings = settings
         self._telemetry = telemetry
         self.on_active = on_active
+        self.next_item_change = next_item_change
+        self.on_item_changes = on_item_changes
         cooldown_s = settings.redis_cooldown_ms / 1000
         self._breaker = CircuitBreaker(
             failures_to_open=_FAILURES_TO_OPEN, first_pause_s=cooldown_s, longest_pause_s=cooldown_s
@@ -115,14 +127,16 @@ class RecommendationCache:
 
         def commands(pipeline: Pipeline) -> None:
             pipeline.get(self._keys.active)
+            pipeline.xrange(self._keys.items_log, min=self.next_item_change(), count=ITEM_CHANGES_READ)
             for user_id in user_ids:
                 pipeline.hget(self._keys.bucket_of(layout, user_id), user_id)
                 pipeline.lrange(self._keys.history(user_id), 0, -1)
 
         # A batch is many histories to receive; it gets the time of a write.
         timeout_s = self._read_timeout_s if len(user_ids) == 1 else self._write_timeout_s
-        active, *values = await self._execute("read", commands, timeout_s)
+        active, item_changes, *values = await self._execute("read", commands, timeout_s)
         self.on_active(_text(active))
+        self.on_item_changes(item_changes)
         return [self._state(packed, history) for packed, history in zip(*[iter(values)] * _READS_PER_USER, strict=True)]
 
     async def active_version(self) -> str | None:
@@ -276,6 +290,21 @@ class RecommendationCache:
             with suppress(CacheUnavailable):
                 await self._execute("expiry", lambda p: p.delete(kept), self._write_timeout_s)
             raise
+
+    async def execute(
+        self, operation: str, commands: Callable[[Pipeline], object], *, patient: bool = False
+    ) -> list[Any]:
+        """Send the commands of another part in one round trip; their results, in order.
+
+        Args:
+            operation: its name in the metrics.
+            commands: adds them to a pipeline.
+            patient: whether it may take the time of a write rather than that of a read.
+
+        Raises:
+            CacheUnavailable: Redis did not answer in time, or refused one of them.
+        """
+        return await self._execute(operation, commands, self._write_timeout_s if patient else self._read_timeout_s)
 
     async def ping(self) -> None:
         """Check that Redis answers, whatever recent requests met.

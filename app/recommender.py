@@ -26,6 +26,7 @@ from app.draft import Draft
 from app.eligibility import EVERYTHING_IN_STOCK
 from app.entry_decoding import EntryDecoding
 from app.freshness import Freshness
+from app.item_log import ItemLog
 from app.live_decoding import LiveAnswer, LiveDecoding, LiveDecodingUnavailable, LiveRequest
 from app.recommendation import Recommendation, Wanted
 from app.recommendation_cache import CacheUnavailable, RecommendationCache, UserState
@@ -45,6 +46,7 @@ class Recommender:
         self,
         active: ActiveVersion,
         cache: RecommendationCache,
+        item_log: ItemLog,
         live: LiveDecoding,
         entries: EntryDecoding,
         refresh: BackgroundRefresh,
@@ -54,6 +56,7 @@ class Recommender:
     ) -> None:
         self._active = active
         self._cache = cache
+        self._item_log = item_log
         self._live = live
         self._entries = entries
         self._refresh = refresh
@@ -83,18 +86,27 @@ class Recommender:
         states: list[UserState] = []
         timings_ms: dict[str, float] = {}
         unavailable: dict[str, str] = {}
-        if user_ids:
-            try:
-                with self._telemetry.stage("redis", timings_ms):
+        try:
+            with self._telemetry.stage("redis", timings_ms):
+                if user_ids:
+                    # Takes the changes of items along.
                     states = await self._cache.read_many(model.entry_layout, user_ids)
-            except CacheUnavailable as error:
-                states = [UserState()] * len(user_ids)
-                unavailable["redis"] = str(error)
+                    await self._item_log.catch_up()
+                else:
+                    await self._item_log.sync()
+        except CacheUnavailable as error:
+            states = states or [UserState()] * len(user_ids)
+            unavailable["redis"] = str(error)
         known = iter(states)
         return [
-            Draft(model, one, UserState(), self._settings.cache_max_age_s)
-            if one.user_id is None
-            else Draft(model, one, next(known), self._settings.cache_max_age_s, {**unavailable}, {**timings_ms})
+            Draft(
+                model,
+                one,
+                UserState() if one.user_id is None else next(known),
+                self._settings.cache_max_age_s,
+                {**unavailable},
+                {**timings_ms},
+            )
             for one in wanted
         ]
 
@@ -103,12 +115,16 @@ class Recommender:
             await step(draft)
             if not draft.missing:
                 break
+        if draft.drop_removed() and not draft.wanted.strict:
+            await self._from_popular(draft)
         if draft.missing and draft.quota is not None:
             await self._over_all_items(draft, draft.note_shortfall)
         if draft.outdated and draft.wanted.user_id is not None:
             self._refresh.request(draft.wanted.user_id)
         if draft.personal and draft.wanted.user_id is not None:
             self._freshness.answered(draft.wanted.user_id, fresh=draft.fresh, wanting=draft.outdated)
+        # Nothing is awaited from here on.
+        draft.drop_removed()
         answer = draft.finish()
         for reason, count in draft.given().items():
             self._telemetry.items.labels(reason).inc(count)

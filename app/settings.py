@@ -90,7 +90,12 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest request body; a larger one is a 413.")
     active_poll_ms: int = Field(
-        default=500, ge=10, description="How often a worker looks for a newly activated model version."
+        default=500,
+        ge=10,
+        description="How often a worker looks for a newly activated model version, and for changed items, unasked.",
+    )
+    overlay_items: int = Field(
+        default=200_000, ge=1, description="Items that may have changed since their catalogue was published."
     )
     filter_cache_mb: int = Field(
         default=64, ge=1, description="Memory of one worker for the item masks of recent filters."

@@ -107,3 +107,23 @@ class Keys:
     def refresh_ledger(self, version: str, *, partial: bool = False) -> str:
         """Hash: the plan of a refresh, of all users or of some, and the shards it has finished, for resume."""
         return f"{self.namespace}:refresh:{version}{':partial' if partial else ''}"
+
+    @property
+    def items_log(self) -> str:
+        """Stream: every change of an item since the service took it, the newest last; see `app.item_log`."""
+        return f"{self.namespace}:items:log"
+
+    @property
+    def items(self) -> str:
+        """Hash: by item id, what the changes up to `items_upto` have made of it."""
+        return f"{self.namespace}:items"
+
+    @property
+    def items_upto(self) -> str:
+        """String: id of the newest entry of `items_log` that `items` surely includes."""
+        return f"{self.namespace}:items:upto"
+
+    @property
+    def items_compacting(self) -> str:
+        """String: held, with an expiry, by the one worker that brings `items` up to date."""
+        return f"{self.namespace}:items:compacting"

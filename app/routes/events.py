@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, require
+from app.item_views import knows_item
 from app.json_response import Json
 from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
@@ -23,12 +24,12 @@ async def record_events(
 ) -> Json:
     """Record events.
 
-    A malformed row is a 422 that names it, and nothing is recorded. Rows with an item the catalogue does not have are
-    listed under `rejected`, and the others are recorded. The answer comes after Redis has them; a 503 means that they
-    should be sent again, which at worst repeats an event.
+    A malformed row is a 422 that names it, and nothing is recorded. Rows with an item that nobody knows, or that was
+    deleted, are listed under `rejected`, and the others are recorded. The answer comes after Redis has them; a 503
+    means that they should be sent again, which at worst repeats an event.
     """
     now = time.time()
-    known = [event.item_id in model.catalog for event in events]
+    known = [knows_item(model, services.overlay, event.item_id) for event in events]
     accepted = [event for event, is_known in zip(events, known, strict=True) if is_known]
     # A client may send in any order; the history must be oldest first. The sort keeps the order of equal times.
     accepted.sort(key=lambda event: event.seconds(now))

@@ -16,8 +16,14 @@ router = APIRouter(tags=["items"], dependencies=[Depends(require("read"))])
 
 
 @router.get("/similar/{item_id:path}", responses={200: {"model": SimilarAnswer}, **responses(ItemNotFound)})
-async def similar(item_id: PathId, asked: Annotated[ListParameters, Query()], model: CurrentModel) -> Json:
-    """Items near an item, the nearest first."""
+async def similar(
+    item_id: PathId, asked: Annotated[ListParameters, Query()], model: CurrentModel, services: CurrentServices
+) -> Json:
+    """Items near an item, the nearest first. A hidden item is not shown, but others near it are; a deleted one is a
+    404.
+    """
+    if services.overlay.is_deleted(item_id):
+        raise ItemNotFound
     try:
         item = model.catalog.index_of(item_id)
     except UnknownItem:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.embedded_redis import socket_path
+from app.recommendation_cache import ITEM_CHANGES_READ
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, running
 from tests.app.redis_wire import Turn, redis_wire
@@ -51,13 +52,18 @@ def reading(cache: Cache, user: str) -> list[list[str]]:
     ]
 
 
+def log_read(cache: Cache) -> list[str]:
+    """The command that takes the changes of items along."""
+    return ["XRANGE", cache.keys.items_log, "0-1", "+", "COUNT", str(ITEM_CHANGES_READ)]
+
+
 async def test_cached_answer_is_one_round_trip(api: RunningApp, turns: list[Turn], cache: Cache) -> None:
     cache.put_entry("ann", [9, 8, 7])
     cache.put_history("ann", [20])
     turns.clear()
     for _ in range(10):
         assert (await api.client.get("/recommend/ann?n=3")).json()["source"] == "cache"
-    assert of_requests(turns) == [[["GET", cache.keys.active], *reading(cache, "ann")]] * 10
+    assert of_requests(turns) == [[["GET", cache.keys.active], log_read(cache), *reading(cache, "ann")]] * 10
 
 
 async def test_batch_is_one_round_trip_too(api: RunningApp, turns: list[Turn], cache: Cache) -> None:
@@ -68,7 +74,7 @@ async def test_batch_is_one_round_trip_too(api: RunningApp, turns: list[Turn], c
     answers = (await api.client.post("/recommend/batch", json={"user_ids": users, "n": 3})).json()["answers"]
     assert {answer["source"] for answer in answers} == {"cache"}
     assert of_requests(turns) == [
-        [["GET", cache.keys.active], *(words for user in users for words in reading(cache, user))]
+        [["GET", cache.keys.active], log_read(cache), *(words for user in users for words in reading(cache, user))]
     ]
 
 
