@@ -14,6 +14,7 @@ from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.item_log import ItemLog
 from app.item_overlay import ItemOverlay
+from app.item_publishing import ItemPublishing
 from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
 from app.problems import KeyRequired, NotLocal, QueryNotSupported, ScopeMissing
@@ -47,6 +48,7 @@ class Services:
     overlay: ItemOverlay
     item_log: ItemLog
     item_writes: ItemWrites
+    item_publishing: ItemPublishing
 
 
 async def services_of(request: Request) -> Services:

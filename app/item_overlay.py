@@ -28,6 +28,8 @@ class ItemOverlay:
 
     def __init__(self) -> None:
         self.cursor = BEGINNING
+        self.placed: set[str] = set()
+        """Items that have a place, deleted ones too."""
         self._records: dict[str, ItemRecord] = {}
         # Whoever still answers with a version hears of changes; a version that nobody uses any more is forgotten.
         self._followers: weakref.WeakSet[FollowsItems] = weakref.WeakSet()
@@ -60,12 +62,14 @@ class ItemOverlay:
             self.cursor = at
             folded.append(at)
         if changed:
+            self.placed.update(item_id for item_id, record in changed.items() if record and "place" in record)
             self._tell(changed)
         return folded
 
     def replace(self, records: dict[str, ItemRecord], cursor: LogId) -> None:
         """Take over what was read anew from its beginning."""
         before, self._records, self.cursor = self._records, records, cursor
+        self.placed = {item_id for item_id, record in records.items() if "place" in record}
         changed = {item_id: records.get(item_id) for item_id in before if item_id not in records}
         changed |= {item_id: record for item_id, record in records.items() if before.get(item_id) != record}
         if changed:

@@ -25,8 +25,10 @@ class ItemsPage:
     next: str | None
 
 
-def list_items(model: ServedModel, overlay: ItemOverlay, asked: ListItemsParameters) -> ItemsPage | None:
-    """The page behind a cursor; None where there is no such cursor."""
+def list_items(
+    model: ServedModel, overlay: ItemOverlay, asked: ListItemsParameters, trouble: str | None = None
+) -> ItemsPage | None:
+    """The page behind a cursor; None where there is no such cursor. `trouble` as in `item_view`."""
     behind = _behind(model, overlay, asked.cursor)
     if behind is None:
         return None
@@ -36,7 +38,7 @@ def list_items(model: ServedModel, overlay: ItemOverlay, asked: ListItemsParamet
         if len(items) == asked.n:
             return ItemsPage(items, last)
         last = item_id
-        view = item_view(model, overlay, item_id)
+        view = item_view(model, overlay, item_id, trouble)
         if view is not None and _fits(view, asked):
             items.append(view)
     return ItemsPage(items, last if next(behind, None) is not None else None)

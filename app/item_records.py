@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 import orjson
 
+from model_store.catalog import document_of
+
 Operation = Literal["put", "patch", "delete"]
 
 _CHANGES = b"changes"
@@ -24,11 +26,13 @@ class Place(TypedDict):
         line: the cache version of the line.
         code: one codebook entry a level.
         vector: base64 of float32 [D], little endian, in the space of the line's item vectors.
+        attempt: 0; more, where the code before turned out to be another item's.
     """
 
     line: str
     code: list[int]
     vector: str
+    attempt: int
 
 
 class ItemRecord(TypedDict, total=False):
@@ -73,7 +77,7 @@ _DEFAULTS: ItemRecord = {
 def fold(record: ItemRecord | None, change: ItemChange) -> ItemRecord:
     """The record after a change; neither argument is altered.
 
-    Of two places in the same line the first one stays: two workers may have met a new item at once.
+    Of two places in the same line and attempt the first one stays: two workers may have met a new item at once.
     """
     before: ItemRecord = record or {}
     kept: ItemRecord = {"place": before["place"]} if "place" in before else {}
@@ -81,14 +85,22 @@ def fold(record: ItemRecord | None, change: ItemChange) -> ItemRecord:
         return {**kept, "deleted": True}
     start: ItemRecord = before if change.operation == "patch" else {**kept, **_DEFAULTS}
     after: ItemRecord = {**start, **change.fields}
-    if "place" in kept and kept["place"]["line"] == after["place"]["line"]:
-        after["place"] = kept["place"]
+    if "place" in kept:
+        first, second = kept["place"], after["place"]
+        if first["line"] == second["line"] and first["attempt"] >= second["attempt"]:
+            after["place"] = first
     return after
 
 
 def is_withheld(record: ItemRecord) -> bool:
     """Whether the item must not be shown, whatever a request asks."""
     return record.get("hidden", False) or record.get("deleted", False)
+
+
+def document(item_id: str, record: ItemRecord) -> str:
+    """What a text encoder reads of an item; its id where nothing is said of it."""
+    title, text = record.get("title", ""), record.get("text", "")
+    return document_of(title, record.get("attributes", {}), record.get("categories", []), text) or item_id
 
 
 def pack_changes(changes: list[ItemChange]) -> dict[bytes, bytes]:

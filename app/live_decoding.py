@@ -105,7 +105,7 @@ class LiveDecoding:
     """
 
     def __init__(self, address: str | None, *, breaker: CircuitBreaker | None = None, max_in_flight: int = 64) -> None:
-        self._client = None if address is None else _client(address, max_in_flight)
+        self._client = None if address is None else decoder_client(address, max_in_flight)
         self._breaker = breaker or CircuitBreaker()
         self._max_in_flight = max_in_flight
         self._flights: dict[bytes, _Flight] = {}
@@ -253,7 +253,8 @@ def _content(request: LiveRequest) -> bytes:
     )
 
 
-def _client(address: str, max_connections: int) -> httpx.AsyncClient:
+def decoder_client(address: str, max_connections: int) -> httpx.AsyncClient:
+    """A client of the decoder; callers bound what they wait for beyond the connection."""
     # Room for a health check while every decode is busy. Each decode under way has a connection of its own, and it is
     # connections that several replicas behind one address are dealt.
     limits = httpx.Limits(max_connections=max_connections + 2, max_keepalive_connections=max_connections + 2)

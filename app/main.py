@@ -23,6 +23,8 @@ from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.item_log import ItemLog
 from app.item_overlay import ItemOverlay
+from app.item_places import ItemPlaces
+from app.item_publishing import ItemPublishing
 from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
@@ -33,6 +35,7 @@ from app.routes import catalogue, events, health, items, metrics, ranking, recom
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
+from app.text_vectors import TextVectors
 from model_store.bundle import ModelStore
 from model_store.errors import BundleNotFound
 
@@ -111,6 +114,9 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
     refresh = BackgroundRefresh(active, cache, live, entries, settings, telemetry)
     event_refresh = EventRefresh(refresh, settings, telemetry)
     recommender = Recommender(active, cache, item_log, live, entries, refresh, freshness, settings, telemetry)
+    texts = TextVectors(settings)
+    places = ItemPlaces(store, cache, overlay, texts, settings)
+    publishing = ItemPublishing(store, active, cache, overlay, item_log, places, settings, telemetry)
     keys = ApiKeys.parse(settings.api_keys)
     tasks: list[asyncio.Task[None]] = []
     try:
@@ -125,6 +131,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             ("lifetime", EntryLifetime(active, cache).run()),
             ("freshness", freshness.run()),
             ("items", item_log.run()),
+            ("publishing", publishing.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_crash)
@@ -146,7 +153,8 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
             event_refresh,
             overlay,
             item_log,
-            ItemWrites(active, overlay, item_log, settings),
+            ItemWrites(active, overlay, item_log, places, settings),
+            publishing,
         )
         await recommender.settle()
     finally:
@@ -154,6 +162,7 @@ async def _running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Se
         await _end(tasks)
         await freshness.flush()
         await live.aclose()
+        await texts.aclose()
         await cache.aclose()
         telemetry.close()
 

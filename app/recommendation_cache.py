@@ -148,6 +148,14 @@ class RecommendationCache:
         (active,) = await self._execute("active", lambda p: p.get(self._keys.active), self._read_timeout_s)
         return _text(active)
 
+    async def activate(self, version: str) -> None:
+        """Have a version served.
+
+        Raises:
+            CacheUnavailable: perhaps it is.
+        """
+        await self._execute("active", lambda p: p.set(self._keys.active, version), self._write_timeout_s)
+
     async def store(self, layout: EntryLayout, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
         """Write back a decoded entry.
 

@@ -61,6 +61,15 @@ class Settings(BaseSettings):
     live_max_items: int = Field(
         default=200, ge=1, le=1000, description="Most items one live decode is asked for; neighbours fill up the rest."
     )
+    encode_deadline_ms: int = Field(
+        default=10_000, ge=1, description="How long a write of new items waits for the vectors of their texts."
+    )
+    item_publish_delay_ms: int = Field(
+        default=2000,
+        ge=0,
+        description="Quiet time after a new item before a version with it is published; at most five times that after "
+        "the first.",
+    )
     refresh_deadline_ms: int = Field(
         default=5000, ge=1, description="How long the background refresh of one user may take to decode."
     )

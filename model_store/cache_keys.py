@@ -127,3 +127,12 @@ class Keys:
     def items_compacting(self) -> str:
         """String: held, with an expiry, by the one worker that brings `items` up to date."""
         return f"{self.namespace}:items:compacting"
+
+    @property
+    def items_publishing(self) -> str:
+        """String: held, with an expiry, by the one worker that publishes a version with new items."""
+        return f"{self.namespace}:items:publishing"
+
+    def item_code(self, cache_version: str, packed: int) -> str:
+        """String: the item that has just been given a code (packed into one number) of a line; expires."""
+        return f"{self.namespace}:items:code:{cache_version}:{packed}"

@@ -1,7 +1,7 @@
 """Items: what is known of them, and what changes. A change holds for the very next answer of every worker."""
 
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Query
 
@@ -19,7 +19,7 @@ from app.item_schemas import (
     WritesAnswer,
 )
 from app.item_views import ItemView, item_view, knows_item
-from app.item_writes import RejectionReason
+from app.item_writes import Written
 from app.json_response import Json
 from app.problems import ItemNotFound, NewItemUnavailable, StorageUnavailable, TooManyChangedItems, responses
 from app.recommendation_cache import CacheUnavailable
@@ -37,7 +37,7 @@ async def list_catalogue(
     """Go through the catalogue, page by page. A page may have fewer items than asked for and still not be the last one:
     that has no `next`.
     """
-    page = list_items(model, services.overlay, asked)
+    page = list_items(model, services.overlay, asked, services.item_publishing.trouble)
     if page is None:
         raise ItemNotFound("The cursor is none of this catalogue; begin again without it.")
     return Json(page)
@@ -54,7 +54,7 @@ async def write_items(
     A malformed row is a 422 that names it, and nothing is stored. Rows that cannot be stored are listed under
     `rejected`; the others hold together from one moment on.
     """
-    reasons = await _write(services, [write.change() for write in writes])
+    reasons = (await _write(services, [write.change() for write in writes])).reasons
     rejected = [
         RejectedWrite(row=row, item_id=write.item_id, reason=reason)
         for row, (write, reason) in enumerate(zip(writes, reasons, strict=True))
@@ -79,7 +79,11 @@ async def show_item(item_id: PathId, query: NoQuery, model: CurrentModel, servic
     },
 )
 async def put_item(item_id: PathId, asked: ItemBody, query: NoQuery, services: CurrentServices) -> Json:
-    """Say all of an item; one that is not there is made, and one that was deleted is back."""
+    """Say all of an item; one that is not there is made, and one that was deleted is back.
+
+    A new item has its code at once, and is in lists as soon as a version with it is published (`decodable`), seconds
+    later.
+    """
     with suppress(CacheUnavailable):
         await services.item_log.sync(patient=True)
     was_there = knows_item(services.active.served, services.overlay, item_id)
@@ -110,30 +114,28 @@ async def delete_item(item_id: PathId, query: NoQuery, services: CurrentServices
 
 
 async def _write_one(services: Services, change: ItemChange) -> None:
-    (reason,) = await _write(services, [change])
-    if reason is not None:
-        _refuse(reason)
+    written = await _write(services, [change])
+    match written.reasons[0]:
+        case "unknown_item":
+            raise ItemNotFound
+        case "too_many_changed_items":
+            raise TooManyChangedItems
+        case "new_item_unavailable":
+            raise NewItemUnavailable(
+                f"A new item gets its code by way of the decoder, which cannot give one ({written.no_place}). Nothing "
+                "was stored. Try again, or add the item to the model version: `tessera items add FILE --activate`."
+            )
 
 
-async def _write(services: Services, changes: list[ItemChange]) -> list[RejectionReason | None]:
+async def _write(services: Services, changes: list[ItemChange]) -> Written:
     try:
         return await services.item_writes.write(changes)
     except CacheUnavailable:
         raise StorageUnavailable from None
 
 
-def _refuse(reason: RejectionReason) -> NoReturn:
-    match reason:
-        case "unknown_item":
-            raise ItemNotFound
-        case "too_many_changed_items":
-            raise TooManyChangedItems
-        case "new_item_unavailable":
-            raise NewItemUnavailable
-
-
 def _view(services: Services, item_id: str) -> ItemView:
-    view = item_view(services.active.served, services.overlay, item_id)
+    view = item_view(services.active.served, services.overlay, item_id, services.item_publishing.trouble)
     if view is None:
         # Deleted, perhaps by somebody else a moment ago.
         raise ItemNotFound

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from app.item_records import ItemChange, ItemRecord, fold, pack_changes, unpack_changes
 
-PLACES = [{"line": line, "code": [1, 2, 3, code], "vector": ""} for line in ("a", "b") for code in (4, 5)]
+PLACES = [
+    {"line": line, "code": [1, 2, 3, code], "vector": "", "attempt": attempt}
+    for line in ("a", "b")
+    for attempt in (0, 1)
+    for code in (4, 5)
+]
 FIELDS = st.fixed_dictionaries(
     {"title": st.sampled_from(["Lamp", "Chair"])},
     optional={
@@ -61,5 +66,7 @@ def test_the_first_place_in_a_line_stays() -> None:
     second = fold(first, ItemChange("lamp", "put", {"title": "Lamp", "place": PLACES[1]}))  # type: ignore[typeddict-item]
     gone = fold(second, ItemChange("lamp", "delete", {}))
     assert second["place"] == gone["place"] == PLACES[0]
-    elsewhere = fold(gone, ItemChange("lamp", "patch", {"place": PLACES[2]}))  # type: ignore[typeddict-item]
-    assert elsewhere["place"] == PLACES[2]
+    elsewhere = fold(gone, ItemChange("lamp", "patch", {"place": PLACES[4]}))  # type: ignore[typeddict-item]
+    assert elsewhere["place"] == PLACES[4]
+    later = fold(gone, ItemChange("lamp", "patch", {"place": PLACES[3]}))  # type: ignore[typeddict-item]
+    assert later["place"] == PLACES[3]
