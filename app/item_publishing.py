@@ -32,6 +32,8 @@ from model_store.manifest import Manifest
 _LOOK_S = 0.2
 _LONGEST_DELAYS = 5
 _TIMEOUT_S = 300
+_HELD_S = 30
+"""A worker that dies while it publishes holds up the others for so long."""
 _RETRY_S = 30.0
 _KEPT = 3
 _ITEMS_TOGETHER = 5000
@@ -117,17 +119,27 @@ class ItemPublishing:
 
     async def _publish(self) -> None:
         (won,) = await self._cache.execute(
-            "publish", lambda p: p.set(self._keys.items_publishing, "", nx=True, ex=2 * _TIMEOUT_S), patient=True
+            "publish", lambda p: p.set(self._keys.items_publishing, "", nx=True, ex=_HELD_S), patient=True
         )
         if not won:
             # Another worker does; its version has them, or the next one.
             await asyncio.sleep(_LOOK_S)
             return
+        holding = asyncio.create_task(self._hold(), name="publishing-held")
         try:
             await self._publish_alone()
         finally:
+            holding.cancel()
             with suppress(CacheUnavailable):
                 await self._cache.execute("publish", lambda p: p.delete(self._keys.items_publishing), patient=True)
+
+    async def _hold(self) -> None:
+        while True:
+            await asyncio.sleep(_HELD_S / 3)
+            with suppress(CacheUnavailable):
+                await self._cache.execute(
+                    "publish", lambda p: p.expire(self._keys.items_publishing, _HELD_S), patient=True
+                )
 
     async def _publish_alone(self) -> None:
         model = self._active.served
