@@ -7,6 +7,7 @@ is the store's ACTIVE. While Redis is away nothing changes.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.served_model import ServedModel
@@ -21,10 +22,30 @@ _RETRY_UNUSABLE_S = 30.0
 _logger = logging.getLogger(__name__)
 
 
-class ActiveVersion:
-    """Holds the served model; `follow` keeps it up to date."""
+async def _nothing(model: ServedModel) -> None:
+    pass
 
-    def __init__(self, store: ModelStore, cache: RecommendationCache, settings: Settings, telemetry: Telemetry) -> None:
+
+class ActiveVersion:
+    """Holds the served model; `follow` keeps it up to date.
+
+    Args:
+        store: where versions are published.
+        cache: says which is served.
+        settings: how often to look.
+        telemetry: counts switches.
+        on_opened: awaited with a model before anything is answered with it.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        cache: RecommendationCache,
+        settings: Settings,
+        telemetry: Telemetry,
+        *,
+        on_opened: Callable[[ServedModel], Awaitable[None]] = _nothing,
+    ) -> None:
         self._store = store
         self._cache = cache
         self._telemetry = telemetry
@@ -33,6 +54,7 @@ class ActiveVersion:
         self._served: ServedModel | None = None
         self._unusable: dict[str, float] = {}
         self._look = asyncio.Event()
+        self._on_opened = on_opened
 
     @property
     def served(self) -> ServedModel:
@@ -105,6 +127,8 @@ class ActiveVersion:
             self._look.set()
 
     async def _open(self, version: str) -> ServedModel:
-        return await asyncio.to_thread(
+        model = await asyncio.to_thread(
             ServedModel.open, self._store, version, filter_cache_bytes=self._filter_cache_bytes
         )
+        await self._on_opened(model)
+        return model

@@ -1,6 +1,7 @@
 """What routes may ask for."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -14,11 +15,15 @@ from app.attribution import Attribution
 from app.cache_survey import CacheSurvey
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
+from app.item_log import ItemLog
+from app.item_overlay import ItemOverlay
+from app.item_publishing import ItemPublishing
+from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
 from app.popular_windows import PopularWindows
 from app.problems import NotAReadType, QueryNotSupported
 from app.read_write_back import ReadWriteBack
-from app.recommendation_cache import RecommendationCache
+from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.recorded_events import RecordedEvents
 from app.refresh_jobs import RefreshJobs
@@ -54,6 +59,10 @@ class Services:
     attribution: Attribution
     refresh_jobs: RefreshJobs
     survey: CacheSurvey
+    overlay: ItemOverlay
+    item_log: ItemLog
+    item_writes: ItemWrites
+    item_publishing: ItemPublishing
 
 
 async def services_of(request: Request) -> Services:
@@ -62,7 +71,12 @@ async def services_of(request: Request) -> Services:
 
 
 async def served_model(services: Annotated[Services, Depends(services_of)]) -> ServedModel:
-    """The version to answer this request with."""
+    """The version to answer this request with, and in it every change of an item that was accepted so far.
+
+    While Redis is away, those that were known before.
+    """
+    with suppress(CacheUnavailable):
+        await services.item_log.sync()
     return services.active.served
 
 

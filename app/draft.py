@@ -78,6 +78,7 @@ class Draft:
         self._scores: list[float] = []
         self._reasons: list[Reason] = []
         self._source: Source = "popular"
+        self._revision = self.model.eligibility.revision
 
     @property
     def entry(self) -> CacheEntry | None:
@@ -169,6 +170,19 @@ class Draft:
                 self.items.append(item)
                 self._scores.append(score)
                 self._reasons.append(reason)
+
+    def drop_removed(self) -> bool:
+        """Take out what may not be shown any more because items have changed since it was added; whether any was."""
+        if self._revision == self.model.eligibility.revision or not self.items:
+            return False
+        self._revision = self.model.eligibility.revision
+        allowed = self._may_be_shown(np.array(self.items, dtype=np.int32)).tolist()
+        if all(allowed):
+            return False
+        self.items = [item for item, passes in zip(self.items, allowed, strict=True) if passes]
+        self._scores = [score for score, passes in zip(self._scores, allowed, strict=True) if passes]
+        self._reasons = [reason for reason, passes in zip(self._reasons, allowed, strict=True) if passes]
+        return True
 
     def note_removed(self, items: NDArray[np.integer]) -> None:
         """Note for the explanation what the rules remove of a cached list; -1 for codes that no item has."""

@@ -1,23 +1,30 @@
 """Which items may be shown: the one filter that every path to an answer goes through.
 
-Two parts, because they cost differently. What is the same for everyone (stock, category, price) is a mask over the
-catalogue, made once per distinct filter and kept. What is one user's own (seen, excluded) is a short set of item
+Two parts, because they cost differently. What is the same for everyone (hidden, stock, category, price) is a mask over
+the catalogue, made once per distinct filter and kept. What is one user's own (seen, excluded) is a short set of item
 indices that is looked up, never turned into a mask.
+
+The catalogue is as published; what has changed of its items since comes in as records (`app.item_records`) and holds at
+once. A mask that was kept, or that somebody took before, may be older, so whoever answers asks `allowed` last.
 """
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.item_records import ItemRecord, is_withheld
 from model_store.catalog import Catalog
 from model_store.prefix_trie import EligibleItems, PrefixTrie
 
 _BYTES_PER_ITEM = 5
 """Of one EligibleItems: a bool and an int32."""
+_CHECKED_AT_MOST = 10_000
+"""Changed items times kept masks; beyond, masks are built again rather than looked at."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,26 @@ class Eligibility:
         self._trie = trie
         self._capacity = max(cache_bytes // (_BYTES_PER_ITEM * max(len(catalog), 1)), 1)
         self._kept: OrderedDict[ItemFilter, EligibleItems] = OrderedDict()
+        self.revision = 0
+        """Grows when an item changes in a way that a filter sees."""
+        self._withheld = np.zeros(len(catalog), dtype=np.bool_)
+        self._available = np.array(catalog.available)
+        self._in_stock = np.array(catalog.available)
+        """Available and not withheld: one look for what nearly every request asks."""
+        self._prices = np.array(catalog.prices)
+        self._recategorised = np.zeros(len(catalog), dtype=np.bool_)
+        self._categories: dict[int, frozenset[str]] = {}
+        """Of the items that are in other categories than the catalogue says."""
 
     async def items(self, item_filter: ItemFilter) -> EligibleItems:
         """Every item that passes, as the decoder and the fallbacks take it."""
         kept = self._kept.get(item_filter)
         if kept is None:
             # A pass over the catalogue: milliseconds for a million items, too long for the event loop.
+            revision = self.revision
             kept = await asyncio.to_thread(self._build, item_filter)
+            if revision != self.revision:
+                return kept
             self._kept[item_filter] = kept
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
@@ -68,17 +88,34 @@ class Eligibility:
             self._kept.move_to_end(item_filter)
         return kept
 
+    def apply(self, records: Mapping[str, ItemRecord | None]) -> None:
+        """Take over what has changed of items; those that the catalogue does not have are left out."""
+        items = [self._take(self._catalog.index_of(i), record) for i, record in records.items() if i in self._catalog]
+        if not items:
+            return
+        self.revision += 1
+        if len(self._kept) * len(items) > _CHECKED_AT_MOST:
+            self._kept.clear()
+            return
+        changed = np.array(items)
+        for item_filter, kept in list(self._kept.items()):
+            if not np.array_equal(kept.mask[changed], self.allowed(item_filter, changed)):
+                del self._kept[item_filter]
+
     def allowed(self, item_filter: ItemFilter, items: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Which of these few items pass; bool, the shape of `items`."""
-        checks = self._checks(item_filter, items)
-        if not checks:
-            return np.ones(len(items), dtype=np.bool_)
-        first, *others = checks.values()
-        return np.logical_and.reduce([first, *others]) if others else first
+        passed: NDArray[np.bool_] = self._in_stock[items] if item_filter.in_stock else ~self._withheld[items]
+        for check in self._checks(item_filter, items).values():
+            passed = passed & check
+        return passed
 
     def removed(self, item_filter: ItemFilter, items: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
         """Which of these items each rule removes, for an explanation; bool, the shape of `items`, by rule."""
-        return {name: ~passed for name, passed in self._checks(item_filter, items).items()}
+        checks = {"hidden": ~self._withheld[items]}
+        if item_filter.in_stock:
+            checks["out_of_stock"] = self._available[items]
+        checks |= self._checks(item_filter, items)
+        return {name: ~passed for name, passed in checks.items()}
 
     def prepare(self) -> None:
         """Build what the first category filter would wait for."""
@@ -88,11 +125,10 @@ class Eligibility:
         return EligibleItems.from_mask(self._trie, self.allowed(item_filter, np.arange(len(self._catalog))))
 
     def _checks(self, item_filter: ItemFilter, items: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
+        """What a filter asks beyond stock; by name, bool of the shape of `items`."""
         checks: dict[str, NDArray[np.bool_]] = {}
-        if item_filter.in_stock:
-            checks["out_of_stock"] = self._catalog.available[items]
         if item_filter.price_min is not None or item_filter.price_max is not None:
-            prices = self._catalog.prices[items]
+            prices = self._prices[items]
             low = -np.inf if item_filter.price_min is None else item_filter.price_min
             high = np.inf if item_filter.price_max is None else item_filter.price_max
             # NaN, the unknown price, compares as False with both. What is too large for a price becomes infinite.
@@ -100,10 +136,27 @@ class Eligibility:
                 checks["price"] = (prices >= np.float32(low)) & (prices <= np.float32(high))
         if item_filter.categories:
             nobody = np.empty(0, dtype=np.int32)
-            checks["category"] = np.logical_and.reduce(
+            inside = np.logical_and.reduce(
                 [np.isin(items, self._members.get(category, nobody)) for category in item_filter.categories]
             )
+            for at in np.flatnonzero(self._recategorised[items]).tolist():
+                inside[at] = item_filter.categories <= self._categories.get(int(items[at]), frozenset())
+            checks["category"] = inside
         return checks
+
+    def _take(self, item: int, record: ItemRecord | None) -> int:
+        said = record or {}
+        price = said.get("price", self._catalog.prices[item])
+        self._withheld[item] = withheld = is_withheld(said)
+        self._available[item] = available = said.get("in_stock", self._catalog.available[item])
+        self._in_stock[item] = available and not withheld
+        self._prices[item] = np.nan if price is None else price
+        self._recategorised[item] = "categories" in said
+        if "categories" in said:
+            self._categories[item] = frozenset(said["categories"])
+        else:
+            self._categories.pop(item, None)
+        return item
 
     @cached_property
     def _members(self) -> dict[str, NDArray[np.int32]]:

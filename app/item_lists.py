@@ -21,7 +21,7 @@ async def similar_items(
     hidden = {item, *model.indices_of(exclude)}
     query = model.neighbors.query_of([item])
     found = await asyncio.to_thread(model.neighbors.search, query, offset + n, eligible, hidden)
-    return _ranked(model, *found, "neighbors", offset)
+    return _ranked(model, *_still_allowed(model, item_filter, *found), "neighbors", offset)
 
 
 async def popular_items(
@@ -30,7 +30,15 @@ async def popular_items(
     """The most popular items; scores are event counts."""
     eligible = await model.eligibility.items(item_filter)
     found = popular.top(offset + n, eligible.mask, set(model.indices_of(exclude)))
-    return _ranked(model, *found, "popular", offset)
+    return _ranked(model, *_still_allowed(model, item_filter, *found), "popular", offset)
+
+
+def _still_allowed(
+    model: ServedModel, item_filter: ItemFilter, items: NDArray[np.int32], scores: NDArray[np.floating[Any]]
+) -> tuple[NDArray[np.int32], NDArray[np.floating[Any]]]:
+    # Items may have changed while the search went on.
+    allowed = model.eligibility.allowed(item_filter, items)
+    return items[allowed], scores[allowed]
 
 
 async def latest_items(
@@ -39,7 +47,7 @@ async def latest_items(
     """The newest items; scores are Unix seconds, 0 where unknown."""
     eligible = await model.eligibility.items(item_filter)
     found = await asyncio.to_thread(model.latest.top, offset + n, eligible.mask, set(model.indices_of(exclude)))
-    return _ranked(model, *found, "latest", offset)
+    return _ranked(model, *_still_allowed(model, item_filter, *found), "latest", offset)
 
 
 def _ranked(

@@ -116,7 +116,7 @@ class LiveDecoding:
         tracing: Tracing | None = None,
     ) -> None:
         self._tracing = tracing
-        self._client = None if address is None else _client(address, max_in_flight)
+        self._client = None if address is None else decoder_client(address, max_in_flight)
         self._breaker = breaker or CircuitBreaker("decoder")
         self._max_in_flight = max_in_flight
         self._flights: dict[bytes, _Flight] = {}
@@ -271,7 +271,8 @@ def _content(request: LiveRequest) -> bytes:
     )
 
 
-def _client(address: str, max_connections: int) -> httpx.AsyncClient:
+def decoder_client(address: str, max_connections: int) -> httpx.AsyncClient:
+    """A client of the decoder; callers bound what they wait for beyond the connection."""
     # Room for a health check while every decode is busy. Each decode under way has a connection of its own, and it is
     # connections that several replicas behind one address are dealt.
     limits = httpx.Limits(max_connections=max_connections + 2, max_keepalive_connections=max_connections + 2)

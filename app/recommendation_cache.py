@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain, islice
 from ssl import SSLError
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
@@ -31,8 +31,14 @@ from model_store.errors import CacheEntryUnreadable, causes_of
 _FAILURES_TO_OPEN = 3
 # The last: no node of a cluster answers, or none has the slot.
 _EXPECTED = (RedisError, OSError, TimeoutError, RedisClusterException)
+ITEM_CHANGES_READ = 64
+"""Entries of the log of item changes that a read takes along at most."""
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
+
+
+LogEntry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
+"""An entry of a stream: its id and its fields."""
 
 
 class CacheUnavailable(Exception):
@@ -47,6 +53,8 @@ class RecommendationCache:
         settings: namespace, timeouts, lifetimes and bounds.
         telemetry: counts failures and unreadable entries.
         on_active: called with the version in `{ns}:active` whenever a read passes by it.
+        next_item_change: called for the id from which on a read takes the log of item changes along.
+        on_item_changes: called with what it found there, ITEM_CHANGES_READ entries at most.
     """
 
     def __init__(
@@ -56,12 +64,16 @@ class RecommendationCache:
         telemetry: Telemetry,
         *,
         on_active: Callable[[str | None], None] = lambda version: None,
+        next_item_change: Callable[[], str] = lambda: "-",
+        on_item_changes: Callable[[Sequence[LogEntry]], None] = lambda entries: None,
     ) -> None:
         self._client = client
         self._keys = Keys(settings.namespace)
         self._settings = settings
         self._telemetry = telemetry
         self.on_active = on_active
+        self.next_item_change = next_item_change
+        self.on_item_changes = on_item_changes
         cooldown_s = settings.redis_cooldown_ms / 1000
         self._breaker = CircuitBreaker(
             "redis", failures_to_open=_FAILURES_TO_OPEN, first_pause_s=cooldown_s, longest_pause_s=cooldown_s
@@ -121,11 +133,15 @@ class RecommendationCache:
 
     def _common_commands(self) -> tuple[Command, ...]:
         """What every read asks for, whoever it is about: once a round trip."""
-        return (("GET", self._keys.active),)
+        return (
+            ("GET", self._keys.active),
+            ("XRANGE", self._keys.items_log, self.next_item_change(), "+", "COUNT", str(ITEM_CHANGES_READ)),
+        )
 
     def _take_common(self, replies: Sequence[Any]) -> None:
-        (active,) = replies
+        active, item_changes = replies
         self.on_active(_text(active))
+        self.on_item_changes([_log_entry(*entry) for entry in item_changes])
 
     def _user_commands(self, layout: EntryLayout, user_id: str) -> tuple[Command, ...]:
         """What a read asks for of each user: the fields of a StoredUser, in their order."""
@@ -143,6 +159,14 @@ class RecommendationCache:
         """
         (active,) = await self._execute("active", lambda p: p.get(self._keys.active), self._read_timeout_s)
         return _text(active)
+
+    async def activate(self, version: str) -> None:
+        """Have a version served.
+
+        Raises:
+            CacheUnavailable: perhaps it is.
+        """
+        await self._execute("active", lambda p: p.set(self._keys.active, version), self._write_timeout_s)
 
     async def store(self, layout: EntryLayout, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
         """Write back a decoded entry.
@@ -376,3 +400,10 @@ def _texts(values: Iterable[bytes]) -> tuple[str, ...]:
 
 def _text(value: bytes | None) -> str | None:
     return value.decode(errors="replace") if value else None
+
+
+def _log_entry(entry_id: bytes, fields: Any) -> LogEntry:
+    """An entry of a stream, of which redis-py makes a dictionary and its reader a list of names and values."""
+    if isinstance(fields, dict):
+        return entry_id, fields
+    return entry_id, dict(zip(fields[::2], fields[1::2], strict=True))

@@ -29,6 +29,7 @@ from app.draft import Draft
 from app.eligibility import EVERYTHING_IN_STOCK
 from app.entry_decoding import EntryDecoding
 from app.finished_answers import FinishedAnswers
+from app.item_log import ItemLog
 from app.json_response import json_bytes
 from app.live_decoding import LiveAnswer, LiveDecoding, LiveDecodingUnavailable, LiveRequest
 from app.recommendation import Recommendation, Source, Wanted
@@ -50,6 +51,7 @@ class Recommender:
         self,
         active: ActiveVersion,
         cache: RecommendationCache,
+        item_log: ItemLog,
         live: LiveDecoding,
         entries: EntryDecoding,
         finished: FinishedAnswers,
@@ -58,6 +60,7 @@ class Recommender:
     ) -> None:
         self._active = active
         self._cache = cache
+        self._item_log = item_log
         self._live = live
         self._entries = entries
         self._finished = finished
@@ -76,12 +79,15 @@ class Recommender:
         begin = perf_counter()
         stored, unavailable = None, {}
         try:
+            # Takes the changes of items along.
             stored = await self._cache.stored(model.entry_layout, user_id)
+            if self._item_log.behind:
+                await self._item_log.catch_up()
         except CacheUnavailable as error:
             unavailable["redis"] = str(error)
         read = perf_counter()
         self._telemetry.stage_done("redis", read - begin)
-        if stored is not None and is_simple(wanted):
+        if stored is not None and not unavailable and is_simple(wanted):
             quick = cached_answer(model, user_id, wanted, stored, self._settings.cache_max_age_s, time.time())
             if quick is not None:
                 self._telemetry.stage_done("cache", perf_counter() - read)
@@ -114,18 +120,27 @@ class Recommender:
         states: list[UserState] = []
         timings_ms: dict[str, float] = {}
         unavailable: dict[str, str] = {}
-        if user_ids:
-            try:
-                with self._telemetry.stage("redis", timings_ms):
+        try:
+            with self._telemetry.stage("redis", timings_ms):
+                if user_ids:
+                    # Takes the changes of items along.
                     states = await self._cache.read_many(model.entry_layout, user_ids)
-            except CacheUnavailable as error:
-                states = [UserState()] * len(user_ids)
-                unavailable["redis"] = str(error)
+                    await self._item_log.catch_up()
+                else:
+                    await self._item_log.sync()
+        except CacheUnavailable as error:
+            states = states or [UserState()] * len(user_ids)
+            unavailable["redis"] = str(error)
         known = iter(states)
         return [
-            Draft(model, one, UserState(), self._settings.cache_max_age_s)
-            if one.user_id is None
-            else Draft(model, one, next(known), self._settings.cache_max_age_s, {**unavailable}, {**timings_ms})
+            Draft(
+                model,
+                one,
+                UserState() if one.user_id is None else next(known),
+                self._settings.cache_max_age_s,
+                {**unavailable},
+                {**timings_ms},
+            )
             for one in wanted
         ]
 
@@ -134,8 +149,12 @@ class Recommender:
             await step(draft)
             if not draft.missing:
                 break
+        if draft.drop_removed() and not draft.wanted.strict:
+            await self._from_popular(draft)
         if draft.missing and draft.quota is not None:
             await self._over_all_items(draft, draft.note_shortfall)
+        # Nothing is awaited from here on.
+        draft.drop_removed()
         answer = draft.finish()
         self._finished.passed(
             recommendation_id=answer.recommendation_id,

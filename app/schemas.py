@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from app.decode_wire import MAX_ITEMS as MAX_RANKED
 from app.decode_wire import MAX_PREFIX_LEVELS, MAX_QUERY
 from app.eligibility import ItemFilter
+from app.item_views import WithheldReason
 from app.latency import Latency
 from app.recommendation import RankedItem, Recommendation, Wanted
 from app.settings import EVENT_TYPE
@@ -211,6 +212,7 @@ class RankBody(Whose):
     items: tuple[Id, ...] = Field(
         min_length=1, max_length=MAX_RANKED, description="Item ids, in any order; each is ranked once."
     )
+    in_stock: bool = Field(default=True, description="False to rank items that are out of stock too.")
 
 
 class WhyNotBody(FilterParameters):
@@ -233,12 +235,22 @@ class RankedCandidate(BaseModel):
     code: str = Field(description="the item's code as the model writes it")
 
 
+class WithheldItem(BaseModel):
+    """One item that is not ranked because it must not be shown."""
+
+    item_id: str
+    reason: WithheldReason = Field(
+        description="deleted, hidden, out_of_stock, or not_decodable: new, and not in the served version yet"
+    )
+
+
 class RankAnswer(BaseModel):
     """The items of a request, best first."""
 
     user_id: str | None
     items: list[RankedCandidate]
     unknown: list[str] = Field(description="ids that the served catalogue does not have; they are not ranked")
+    withheld: list[WithheldItem] = Field(description="items that must not be shown; they are not ranked")
     model_version: str
 
 

@@ -63,6 +63,15 @@ class Settings(BaseSettings):
     live_max_items: int = Field(
         default=200, ge=1, le=1000, description="Most items one live decode is asked for; neighbours fill up the rest."
     )
+    encode_deadline_ms: int = Field(
+        default=10_000, ge=1, description="How long a write of new items waits for the vectors of their texts."
+    )
+    item_publish_delay_ms: int = Field(
+        default=2000,
+        ge=0,
+        description="Quiet time after a new item before a version with it is published; at most five times that after "
+        "the first.",
+    )
     refresh_deadline_ms: int = Field(
         default=5000, ge=1, description="How long the background refresh of one user may take to decode."
     )
@@ -148,7 +157,12 @@ class Settings(BaseSettings):
         default=1, ge=1, description="API processes that share the rate limits; `tessera serve --workers` sets it."
     )
     active_poll_ms: int = Field(
-        default=500, ge=10, description="How often a worker looks for a newly activated model version."
+        default=500,
+        ge=10,
+        description="How often a worker looks for a newly activated model version, and for changed items, unasked.",
+    )
+    overlay_items: int = Field(
+        default=200_000, ge=1, description="Items that may have changed since their catalogue was published."
     )
     filter_cache_mb: int = Field(
         default=64, ge=1, description="Memory of one worker for the item masks of recent filters."

@@ -173,6 +173,10 @@ class Telemetry:
             multiprocess_mode="livesum",
         )
         self.events = Counter("tessera_events", "Events received.", ("outcome", "attributed"), registry=registry)
+        self.item_changes = Counter("tessera_item_changes", "Changes of items accepted.", registry=registry)
+        self.item_publishes = Counter(
+            "tessera_item_publishes", "Versions published for new items.", ("outcome",), registry=registry
+        )
         self.model_swaps = Counter(
             "tessera_model_swaps", "Changes of the served version.", ("outcome",), registry=registry
         )

@@ -232,11 +232,18 @@ class ModelStore:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def activate(self, version: str) -> None:
-        """Serve `version` from now on; the one before stays known for `rollback`. Verifies every file first."""
-        self.open(version)
+    def activate(self, version: str, *, skip: tuple[str, ...] = (), in_place: bool = False) -> None:
+        """Serve `version` from now on, verified first.
+
+        Args:
+            version: its name.
+            skip: prefixes of files whose digests are not compared.
+            in_place: it takes the place of the one before, to which `rollback` then does not go back; otherwise that
+                one stays known.
+        """
+        self.open(version, skip=skip)
         before = self.active()
-        if before is not None and before != version:
+        if before is not None and before != version and not in_place:
             self._point(PREVIOUS_NAME, before)
         self._point(ACTIVE_NAME, version)
 
@@ -265,11 +272,36 @@ class ModelStore:
         staying |= {newest_of[line] for version, line in lines.items() if version in staying}
         doomed = [version for version in versions if version not in staying]
         for version in doomed:
-            # Renamed first: a version that is being deleted must not look published.
-            grave = self.root / f".pruned-{version}"
-            self._folder(version).rename(grave)
-            shutil.rmtree(grave)
+            self._delete(version)
         return doomed
+
+    def prune_behind(self, version: str, keep: int, expendable: Callable[[Manifest], bool]) -> list[str]:
+        """Delete what a version extends, directly or not, but for the newest `keep` of what is expendable.
+
+        The active and the previous version stay. What the others know of names and codes, the version knows too.
+
+        Args:
+            version: an extension.
+            keep: how many of those that are expendable stay.
+            expendable: whether one may go at all, by its manifest.
+        """
+        line = {bundle.version: bundle for bundle in self.line_of(self.manifest(version).cache_version)}
+        behind: list[str] = []
+        at: str | None = version
+        while at is not None and (bundle := line.get(at)) is not None:
+            if expendable(bundle.manifest):
+                behind.append(at)
+            at = bundle.manifest.extends
+        doomed = [one for one in behind[keep:] if one not in (version, self.active(), self._pointer(PREVIOUS_NAME))]
+        for one in doomed:
+            self._delete(one)
+        return doomed
+
+    def _delete(self, version: str) -> None:
+        # Renamed first: a version that is being deleted must not look published.
+        grave = self.root / f".pruned-{version}"
+        self._folder(version).rename(grave)
+        shutil.rmtree(grave)
 
     def _published(self) -> list[Bundle]:
         """Every version, oldest first, its files not verified."""

@@ -162,6 +162,35 @@ class Keys:
         """Hash: answers of one minute (Unix time / 60) by source, and by how long they took."""
         return f"{self.namespace}:traffic:{minute}"
 
+    @property
+    def items_log(self) -> str:
+        """Stream: every change of an item since the service took it, the newest last; see `app.item_log`."""
+        return f"{self.namespace}:items:log"
+
+    @property
+    def items(self) -> str:
+        """Hash: by item id, what the changes up to `items_upto` have made of it."""
+        return f"{self.namespace}:items"
+
+    @property
+    def items_upto(self) -> str:
+        """String: id of the newest entry of `items_log` that `items` surely includes."""
+        return f"{self.namespace}:items:upto"
+
+    @property
+    def items_compacting(self) -> str:
+        """String: held, with an expiry, by the one worker that brings `items` up to date."""
+        return f"{self.namespace}:items:compacting"
+
+    @property
+    def items_publishing(self) -> str:
+        """String: held, with an expiry, by the one worker that publishes a version with new items."""
+        return f"{self.namespace}:items:publishing"
+
+    def item_code(self, cache_version: str, packed: int) -> str:
+        """String: the item that has just been given a code (packed into one number) of a line; expires."""
+        return f"{self.namespace}:items:code:{cache_version}:{packed}"
+
     def survey(self, cache_version: str) -> str:
         """String: what the latest look at a sample of a version's cache found, as JSON; expires."""
         return f"{self.namespace}:survey:{cache_version}"

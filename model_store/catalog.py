@@ -5,6 +5,7 @@ Shapes: N items.
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,10 +78,33 @@ class Catalog:
             raise UnknownItem(f"no item {item_id!r} in the catalogue") from None
 
     def document(self, index: int) -> str:
-        """What a text encoder reads of an item: title, brand, categories, description, those it has."""
-        brand = self.attributes[index].get("brand", "")
-        parts = (self.titles[index], brand, ", ".join(self.categories[index]), self.texts[index])
-        return ". ".join(part.rstrip(" .") for part in parts if part.strip(" ."))
+        """What a text encoder reads of an item."""
+        return document_of(self.titles[index], self.attributes[index], self.categories[index], self.texts[index])
+
+    def select(self, rows: NDArray[np.integer]) -> "Catalog":
+        """The catalogue of some items, in the order given."""
+        chosen = rows.tolist()
+        return Catalog(
+            item_ids=tuple(self.item_ids[row] for row in chosen),
+            titles=tuple(self.titles[row] for row in chosen),
+            texts=tuple(self.texts[row] for row in chosen),
+            categories=tuple(self.categories[row] for row in chosen),
+            prices=self.prices[rows],
+            attributes=tuple(self.attributes[row] for row in chosen),
+            available=self.available[rows],
+        )
+
+    def joined(self, other: "Catalog") -> "Catalog":
+        """These items and then those of another catalogue."""
+        return Catalog(
+            item_ids=self.item_ids + other.item_ids,
+            titles=self.titles + other.titles,
+            texts=self.texts + other.texts,
+            categories=self.categories + other.categories,
+            prices=np.concatenate([self.prices, other.prices]),
+            attributes=self.attributes + other.attributes,
+            available=np.concatenate([self.available, other.available]),
+        )
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Catalog":
@@ -122,3 +146,9 @@ class Catalog:
             ],
             schema=SCHEMA,
         )
+
+
+def document_of(title: str, attributes: Mapping[str, str], categories: Iterable[str], text: str) -> str:
+    """What a text encoder reads of an item: title, brand, categories, description, those it has."""
+    parts = (title, attributes.get("brand", ""), ", ".join(categories), text)
+    return ". ".join(part.rstrip(" .") for part in parts if part.strip(" ."))

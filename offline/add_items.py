@@ -5,29 +5,25 @@ the neighbours; the language model, which never met it, knows it by the prefixes
 it yet, so its popularity is 0. Items that are there already get the new title, price, availability and whatever else is
 said of them, and keep index and code.
 
-A code belongs to one item in all versions of a line of extensions, those beside the base included: cache entries hold
-codes, and the versions of a line share them.
-
 Shapes: N items of the base, M new items, L levels, X text size, D vector size.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.catalog import Catalog
-from model_store.errors import BundleCorrupt
+from model_store.line_of_versions import known_places
+from model_store.publish_extension import publish_extension
 from model_store.quantizer import ItemQuantizer
+from model_store.text_encoder import text_config
 from offline.column_names import ColumnNames
-from offline.embed_items import TextConfig, embed_items
+from offline.embed_items import embed_items
 from offline.item_additions import RejectedRow, read_additions
-from offline.publish_extension import publish_extension
 
 
 @dataclass(frozen=True)
@@ -88,70 +84,26 @@ def add_items(store: ModelStore, base: Bundle, additions: Catalog, notes: dict[s
         TesseraError: the version's quantizer or text encoder cannot be used, or no code is left near an item.
     """
     known = np.array([item_id in base.catalog for item_id in additions.item_ids], dtype=np.bool_)
-    new = select_items(additions, np.flatnonzero(~known))
-    catalog, updated = _updated(base.catalog, select_items(additions, np.flatnonzero(known)))
+    new = additions.select(np.flatnonzero(~known))
+    catalog, updated = _updated(base.catalog, additions.select(np.flatnonzero(known)))
     if not len(new) and not updated:
         return base
     codes_ML, vectors_MD = _place(store, base, new)
     counts = {"added": len(new), "updated": updated}
-    return publish_extension(store, base, _joined(catalog, new), codes_ML, vectors_MD, {**counts, **(notes or {})})
-
-
-def text_config(bundle: Bundle) -> TextConfig:
-    """The text encoder that the version's codes were learned with."""
-    path = bundle.path / "quantizer" / "config.json"
-    try:
-        return TextConfig(**json.loads(path.read_text(encoding="utf-8"))["text"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleCorrupt(f"{path}: does not say which text encoder to use: {error!r}") from error
-
-
-def select_items(catalog: Catalog, rows: NDArray[np.integer]) -> Catalog:
-    """The catalogue of some items, in the order given."""
-    chosen = rows.tolist()
-    return Catalog(
-        item_ids=tuple(catalog.item_ids[row] for row in chosen),
-        titles=tuple(catalog.titles[row] for row in chosen),
-        texts=tuple(catalog.texts[row] for row in chosen),
-        categories=tuple(catalog.categories[row] for row in chosen),
-        prices=catalog.prices[rows],
-        attributes=tuple(catalog.attributes[row] for row in chosen),
-        available=catalog.available[rows],
-    )
+    return publish_extension(store, base, catalog.joined(new), codes_ML, vectors_MD, {**counts, **(notes or {})})
 
 
 def _place(store: ModelStore, base: Bundle, new: Catalog) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Codes and vectors of new items; uint8 [M, L] and float32 [M, D]."""
-    codes_ML = np.empty((len(new), base.item_codes.levels), dtype=np.uint8)
-    vectors_MD = np.empty((len(new), base.item_embeddings.shape[1]), dtype=np.float32)
-    taken = [base.item_codes.packed]
-    placed = np.zeros(len(new), dtype=np.bool_)
-    for sibling in _versions_beside(store, base):
-        taken.append(sibling.item_codes.packed)
-        item_ids = pq.read_table(sibling.path / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
-        index_of = {item_id: index for index, item_id in enumerate(item_ids)}
-        for row, item_id in enumerate(new.item_ids):
-            if not placed[row] and (index := index_of.get(item_id)) is not None:
-                codes_ML[row] = sibling.item_codes.codes_NL[index]
-                vectors_MD[row] = sibling.item_embeddings[index]
-                placed[row] = True
-    rest = np.flatnonzero(~placed)
+    known = known_places(store, base, new.item_ids)
+    codes_ML, vectors_MD = known.codes_ML, known.vectors_MD
+    rest = np.flatnonzero(~known.placed_M)
     if len(rest):
-        text_MX = embed_items(select_items(new, rest), text_config(base))
+        text_MX = embed_items(new.select(rest), text_config(base))
         quantizer = ItemQuantizer.open(base)
-        codes_ML[rest] = quantizer.code_of(text_MX, None, np.concatenate(taken))
+        codes_ML[rest] = quantizer.code_of(text_MX, None, known.taken)
         vectors_MD[rest] = quantizer.vectors_of(text_MX, None)
     return codes_ML, vectors_MD
-
-
-def _versions_beside(store: ModelStore, base: Bundle) -> list[Bundle]:
-    """Versions of the base's line that are not behind it: theirs may be items and codes that the base does not know."""
-    line = {bundle.version: bundle for bundle in store.line_of(base.cache_version)}
-    behind: str | None = base.version
-    while behind is not None:
-        bundle = line.pop(behind, None)
-        behind = bundle.manifest.extends if bundle is not None else None
-    return list(line.values())
 
 
 def _updated(catalog: Catalog, news: Catalog) -> tuple[Catalog, int]:
@@ -185,15 +137,3 @@ def _updated(catalog: Catalog, news: Catalog) -> tuple[Catalog, int]:
         available=available,
     )
     return updated, changed
-
-
-def _joined(first: Catalog, second: Catalog) -> Catalog:
-    return Catalog(
-        item_ids=first.item_ids + second.item_ids,
-        titles=first.titles + second.titles,
-        texts=first.texts + second.texts,
-        categories=first.categories + second.categories,
-        prices=np.concatenate([first.prices, second.prices]),
-        attributes=first.attributes + second.attributes,
-        available=np.concatenate([first.available, second.available]),
-    )

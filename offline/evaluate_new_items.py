@@ -24,7 +24,8 @@ from model_store.decoders.protocol import Decoder, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
 from model_store.prefix_trie import EligibleItems
-from offline.add_items import add_items, select_items, text_config
+from model_store.text_encoder import text_config
+from offline.add_items import add_items
 from offline.embed_items import embed_items
 from offline.evaluate import SplitName
 from offline.held_out_ranking import Scores, decoded_lists, scored_ranks
@@ -126,14 +127,14 @@ def hide_items(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Cata
     secret = hashlib.sha256(f"{dataset.fingerprint} without {np.sort(chosen).tolist()}".encode())
     reduced = replace(
         dataset,
-        catalog=select_items(dataset.catalog, np.flatnonzero(known)),
+        catalog=dataset.catalog.select(np.flatnonzero(known)),
         user_ids=tuple(dataset.user_ids[user] for user in users.tolist()),
         offsets=np.concatenate([[0], np.cumsum(lengths[users])]).astype(np.int64),
         items=new_index[dataset.items[kept]].astype(np.int32),
         timestamps=dataset.timestamps[kept],
         fingerprint=secret.hexdigest(),
     )
-    return reduced, select_items(dataset.catalog, np.flatnonzero(~known))
+    return reduced, dataset.catalog.select(np.flatnonzero(~known))
 
 
 def evaluate_new_items(

@@ -12,11 +12,11 @@ from typing import Any
 
 from model_store.collaborative.configs import EncoderConfig, SASRecConfig
 from model_store.errors import TesseraError
+from model_store.text_encoder import TextConfig
 from offline.codes.config import CodesConfig
 from offline.codes.joint_embedding import JointConfig
 from offline.codes.text_targets import check_alignment
 from offline.collaborative.kinds import config_of_kind
-from offline.embed_items import TextConfig
 from offline.language_model import LanguageModelConfig
 from offline.tasks.task_mix import TaskConfig
 from offline.train_language_model import TrainingConfig

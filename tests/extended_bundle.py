@@ -7,7 +7,7 @@ import numpy as np
 
 from model_store.bundle import Bundle, ModelStore
 from model_store.catalog import Catalog
-from offline.publish_extension import publish_extension
+from model_store.publish_extension import publish_extension
 
 NEW_CATEGORY = "brand new"
 

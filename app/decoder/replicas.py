@@ -219,6 +219,7 @@ def _application_without_replica(replicas: Sequence[RunningReplica], metrics_fol
     problems.install(app)
 
     @app.post("/decode")
+    @app.post("/encode")
     async def decode(request: Request) -> Response:
         """Nobody can."""
         # Read to its end: a client that is still sending would not see the answer.

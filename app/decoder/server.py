@@ -1,6 +1,7 @@
 """The decoder process as an ASGI application.
 
 POST /decode        one constrained decode (see decode_wire)
+POST /encode        vectors of item texts (see encode_wire)
 GET  /health/live   the process runs
 GET  /health/ready  a version is loaded, warm and checked
 GET  /metrics       Prometheus
@@ -13,11 +14,12 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
+from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app import problems
 from app.decode_wire import DecodeBody, DecodeReply
@@ -28,7 +30,9 @@ from app.decoder.metrics import DecoderMetrics
 from app.decoder.problems import DeadlinePassed, DecodeFailed, DecodeQueueFull, EngineGone, VersionNotLoaded
 from app.decoder.queue import DecodeQueue, QueueFull
 from app.decoder.settings import DecoderSettings
+from app.decoder.text_encoding import TextEncoding
 from app.decoder.version_errors import EngineRestarting, VersionUnusable
+from app.encode_wire import MAX_CHARACTERS, EncodeBody, EncodeReply, pack_vectors
 from app.json_response import Json
 from app.problems import BodyTooLarge, Problem
 from app.tracing import Tracing
@@ -41,6 +45,8 @@ _MAX_DEADLINE_MS = 120_000
 _CLIENT_GONE = 499
 
 _logger = logging.getLogger(__name__)
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class DecodeService:
@@ -59,6 +65,7 @@ class DecodeService:
         self.engine = engine
         self.models = LoadedModels(ModelStore(settings.store), settings, engine, metrics)
         self._store = ModelStore(settings.store)
+        self._texts = TextEncoding(self._store)
         self._active: str | None = None
         self._poll_s = settings.active_poll_ms / 1000
         self._metrics = metrics
@@ -111,8 +118,31 @@ class DecodeService:
             decode_ms=(perf_counter() - begin) * 1000,
         )
 
+    async def encode(self, body: EncodeBody) -> EncodeReply:
+        """Encode the texts of one request.
+
+        Raises:
+            Problem: why there is no answer.
+        """
+        expires = asyncio.get_running_loop().time() + min(body.deadline_ms, _MAX_DEADLINE_MS) / 1000
+        try:
+            documents = [document[:MAX_CHARACTERS] for document in body.documents]
+            vectors = await self._texts.encode(body.version, documents, expires)
+        except TimeoutError:
+            raise DeadlinePassed from None
+        except QueueFull:
+            raise DecodeQueueFull from None
+        except VersionUnusable as error:
+            raise VersionNotLoaded(str(error)) from error
+        except Exception as error:
+            self._metrics.errors.labels("encode").inc()
+            _logger.exception("encode failed")
+            raise DecodeFailed from error
+        return EncodeReply(version=body.version, size=vectors.shape[1], vectors=pack_vectors(vectors))
+
     async def close(self) -> None:
         """Close the engines. Nothing may be decoding any more."""
+        self._texts.close()
         await self.models.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -191,6 +221,11 @@ def create_decoder_app(
         metrics.requests.labels(response.status_code).inc()
         return response
 
+    @app.post("/encode")
+    async def encode(request: Request) -> Response:
+        """Encode item texts; see `EncodeBody` and `EncodeReply`."""
+        return Json((await app.state.service.encode(await _body(request, EncodeBody))).model_dump())
+
     @app.get("/health/live")
     async def live() -> Response:
         """The process runs."""
@@ -221,7 +256,7 @@ def _end_if_failed(running: "asyncio.Task[None]") -> None:
 
 
 async def _answer(request: Request, service: DecodeService, metrics: DecoderMetrics) -> Response:
-    body = await _body(request)
+    body = await _body(request, DecodeBody)
     decoding = asyncio.create_task(service.decode(body))
     leaving = asyncio.create_task(_client_leaves(request))
     try:
@@ -237,14 +272,14 @@ async def _answer(request: Request, service: DecodeService, metrics: DecoderMetr
         leaving.cancel()
 
 
-async def _body(request: Request) -> DecodeBody:
+async def _body(request: Request, kind: type[Body]) -> Body:
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
         if len(content) > _MAX_BODY_BYTES:
-            raise BodyTooLarge(f"A decode request holds at most {_MAX_BODY_BYTES} bytes.")
+            raise BodyTooLarge(f"A request holds at most {_MAX_BODY_BYTES} bytes.")
     try:
-        return DecodeBody.model_validate_json(bytes(content))
+        return kind.model_validate_json(bytes(content))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error
 

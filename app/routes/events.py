@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.event_body import DESCRIBED, MAX_REPORTED, posted_events
 from app.event_schemas import Event, EventLinesAnswer, EventsAnswer, Forgotten, History
+from app.item_views import knows_item
 from app.json_response import Json
 from app.problems import StorageUnavailable, TooManyEvents, responses
 from app.recommendation_cache import CacheUnavailable
@@ -26,14 +27,15 @@ async def record_events(request: Request, query: NoQuery, model: CurrentModel, s
     """Record events: up to 1000 as a JSON array, or as JSON Lines (`application/x-ndjson`) whatever fits into a body.
 
     A malformed row of an array is a 422 that names it, and nothing is recorded; a malformed line is listed under
-    `rejected`, and the others are recorded. So are rows with an item the catalogue does not have. Events of a read type
+    `rejected`, and the others are recorded. So are rows with an item that nobody knows, or that was
+    deleted. Events of a read type
     (`read`) are withheld from the user from their time on and do not enter the history. An event with an `id` is
     recorded once, however often it is sent within a day (TESSERA_EVENT_ID_TTL_S). The answer comes after Redis has all
     events; after a 503 or 429 they should be sent again, which at worst repeats those without an id.
     """
     posted = await posted_events(request)
     now = time.time()
-    rows = [row for row, event in enumerate(posted.events) if event.item_id in model.catalog]
+    rows = [row for row, event in enumerate(posted.events) if knows_item(model, services.overlay, event.item_id)]
     # A client may send in any order; the history must be oldest first. The sort keeps the order of equal times.
     accepted = sorted(((posted.events[row].seconds(now), posted.events[row]) for row in rows), key=lambda one: one[0])
     read_types = services.settings.types_of_reads

@@ -29,7 +29,11 @@ router = APIRouter(tags=["items"], dependencies=[Depends(require("read"))])
 async def similar(
     item_id: PathId, asked: Annotated[ItemListParameters, Query()], model: CurrentModel, services: CurrentServices
 ) -> Json:
-    """Items near an item, the nearest first."""
+    """Items near an item, the nearest first. A hidden item is not shown, but others near it are; a deleted one is a
+    404.
+    """
+    if services.overlay.is_deleted(item_id):
+        raise ItemNotFound
     try:
         item = model.catalog.index_of(item_id)
     except UnknownItem:

@@ -1,14 +1,17 @@
 """Ranking items that the caller chose, by the model's exact score of each."""
 
+from contextlib import suppress
+
 import numpy as np
 from fastapi import APIRouter, Depends
 
 from app.dependencies import CurrentServices, NoQuery, Services, check_query, require
+from app.item_views import WithheldReason, withheld_reason
 from app.json_response import Json
 from app.live_decoding import LiveDecodingUnavailable, LiveRequest
 from app.problems import NothingToRankBy, QueryNotSupported, RankingUnavailable, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
-from app.schemas import RankAnswer, RankBody, RankedCandidate
+from app.schemas import RankAnswer, RankBody, RankedCandidate, WithheldItem
 from app.served_model import ServedModel
 
 router = APIRouter(tags=["ranking"], dependencies=[Depends(require("read"))])
@@ -24,8 +27,8 @@ router = APIRouter(tags=["ranking"], dependencies=[Depends(require("read"))])
 async def rank(asked: RankBody, query: NoQuery, services: CurrentServices) -> Json:
     """Put items in the order in which a user, or an anonymous session, is likely to want them.
 
-    Every item is ranked, seen and out-of-stock ones too. The scores are the model's own, so there is nothing to fall
-    back on: without a decoder this is a 503.
+    Every item is ranked, seen ones too, but for those that must not be shown, which are listed under `withheld`. The
+    scores are the model's own, so there is nothing to fall back on: without a decoder this is a 503.
     """
     check_query(asked.q, services)
     model = services.active.served
@@ -33,19 +36,38 @@ async def rank(asked: RankBody, query: NoQuery, services: CurrentServices) -> Js
     if not history and asked.q is None:
         raise NothingToRankBy
     wanted = tuple(dict.fromkeys(asked.items))
-    unknown = [item_id for item_id in wanted if item_id not in model.catalog]
-    candidates = model.indices_of(wanted)
+    withheld = _withheld(asked, services, model, wanted)
+    candidates = model.indices_of(item_id for item_id in wanted if item_id not in withheld)
     items = await _ranked(asked, services, model, history, candidates) if candidates else []
-    return Json(
-        RankAnswer(user_id=asked.user_id, items=items, unknown=unknown, model_version=model.version).model_dump()
+    # Again, because items may have changed while they were scored.
+    withheld = _withheld(asked, services, model, wanted)
+    shown = [item for item in items if item.item_id not in withheld]
+    answer = RankAnswer(
+        user_id=asked.user_id,
+        items=[item.model_copy(update={"rank": rank}) for rank, item in enumerate(shown, start=1)],
+        unknown=[i for i in wanted if i not in withheld and i not in model.catalog],
+        withheld=[WithheldItem(item_id=item_id, reason=reason) for item_id, reason in withheld.items()],
+        model_version=model.version,
     )
+    return Json(answer.model_dump())
+
+
+def _withheld(
+    asked: RankBody, services: Services, model: ServedModel, item_ids: tuple[str, ...]
+) -> dict[str, WithheldReason]:
+    reasons = {item_id: withheld_reason(model, services.overlay, item_id, asked.in_stock) for item_id in item_ids}
+    return {item_id: reason for item_id, reason in reasons.items() if reason is not None}
 
 
 async def _history(asked: RankBody, services: Services, model: ServedModel) -> tuple[str, ...]:
     if asked.user_id is None:
+        with suppress(CacheUnavailable):
+            await services.item_log.sync()
         return asked.history or ()
     try:
-        return (await services.cache.read(model.entry_layout, asked.user_id)).history
+        history = (await services.cache.read(model.entry_layout, asked.user_id)).history
+        await services.item_log.catch_up()
+        return history
     except CacheUnavailable:
         raise StorageUnavailable("Redis cannot be reached, and the user's history is in it; try again.") from None
 

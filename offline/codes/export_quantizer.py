@@ -8,9 +8,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from model_store.quantizer import ARRAYS_NAME, CONFIG_NAME, FORMAT
+from model_store.text_encoder import TextConfig
 from offline.codes.joint_embedding import JointEncoder
 from offline.codes.quantization import Quantization
-from offline.embed_items import TextConfig
 
 
 def export_quantizer(

@@ -50,6 +50,12 @@ class Replicated:
         with self.client() as client:
             return client.post("/decode", json=BODY | changes)
 
+    def encode(self) -> httpx.Response:
+        with self.client() as client:
+            return client.post(
+                "/encode", json={"version": "tiny-1", "documents": ["a"], "deadline_ms": 60_000}, timeout=60
+            )
+
     def ready(self) -> bool:
         return self.get("/health/ready").status_code == 200
 
@@ -127,7 +133,7 @@ def answers(decoder: Replicated) -> bool:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("store")
-    build_tiny_bundle(store)
+    build_tiny_bundle(store, quantizer=True)
     return store
 
 
@@ -205,6 +211,12 @@ def test_a_killed_replica_is_replaced_and_the_other_goes_on_meanwhile(decoder: R
     assert decoder.metric('tessera_decoder_requests_total{status="200"}') == counted + asked, "what was counted stays"
 
 
+def test_a_replica_encodes_the_texts_of_items(decoder: Replicated) -> None:
+    until(decoder.ready)
+    answer = decoder.encode()
+    assert (answer.status_code, answer.json()["version"], answer.json()["size"]) == (200, "tiny-1", 384)
+
+
 def test_with_no_replica_left_it_answers_503_at_once_and_recovers(decoder: Replicated) -> None:
     until(lambda: decoder.metric("tessera_decoder_ready") == 2)
     killed = decoder.replicas()
@@ -216,6 +228,7 @@ def test_with_no_replica_left_it_answers_503_at_once_and_recovers(decoder: Repli
     refused = decoder.ask()
     assert time.monotonic() - begin < 3
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:tessera:problem:no-replica-ready")
+    assert decoder.encode().status_code == 503
     assert decoder.get("/health/live").status_code == 200
     assert "tessera_decoder_requests_total" in decoder.get("/metrics").text
     until(decoder.ready)

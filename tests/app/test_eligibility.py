@@ -1,6 +1,7 @@
 """The filter against a slow, obvious version; neighbours and popular items against sorting everything."""
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -57,6 +58,56 @@ async def test_kept_masks_are_bounded(bundle: Bundle) -> None:
         await eligibility.items(ItemFilter(price_min=float(price)))
     assert len(eligibility._kept) == 3
     assert await eligibility.items(ItemFilter(price_min=0.0)) is not first
+
+
+records = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "hidden": st.booleans(),
+        "deleted": st.booleans(),
+        "in_stock": st.booleans(),
+        "price": st.none() | st.floats(0, 100, width=32),
+        "categories": st.lists(st.sampled_from(CATEGORIES), max_size=2),
+    },
+)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("looked_at", [0, 10_000])
+@given(
+    steps=st.lists(st.dictionaries(st.integers(0, 60), records, min_size=1, max_size=4), min_size=1, max_size=4),
+    some=st.lists(filters, min_size=1, max_size=4),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_masks_follow_changed_items_whether_kept_or_not(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, looked_at: int, steps: list[Any], some: list[ItemFilter]
+) -> None:
+    monkeypatch.setattr("app.eligibility._CHECKED_AT_MOST", looked_at)
+    catalog = bundle.catalog
+    eligibility = Eligibility(catalog, bundle.trie, cache_bytes=1 << 20)
+    now: dict[int, dict[str, Any]] = {}
+
+    def passes(item: int, item_filter: ItemFilter) -> bool:
+        said = now.get(item, {})
+        price = said.get("price", catalog.prices[item])
+        price = np.float32(np.nan if price is None else price)
+        return bool(
+            not said.get("hidden")
+            and not said.get("deleted")
+            and (said.get("in_stock", catalog.available[item]) or not item_filter.in_stock)
+            and item_filter.categories <= set(said.get("categories", catalog.categories[item]))
+            and (item_filter.price_min is None or price >= np.float32(item_filter.price_min))
+            and (item_filter.price_max is None or price <= np.float32(item_filter.price_max))
+        )
+
+    for step in steps:
+        # Some of them are in no catalogue.
+        eligibility.apply({f"item-{item}": record for item, record in step.items()})
+        now |= {item: record or {} for item, record in step.items()}
+        for item_filter in some:
+            expected = [passes(item, item_filter) for item in range(50)]
+            assert (await eligibility.items(item_filter)).mask.tolist() == expected
+            assert eligibility.allowed(item_filter, np.arange(50)).tolist() == expected
 
 
 class Space:

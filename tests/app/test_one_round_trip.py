@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.embedded_redis import socket_path
+from app.recommendation_cache import ITEM_CHANGES_READ
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, running
 from tests.app.redis_wire import Turn, redis_wire
@@ -57,6 +58,11 @@ def reading(cache: Cache, user: str) -> list[list[str]]:
 def timeless(turns: list[list[list[str]]]) -> list[list[list[str]]]:
     """The same without the time of a read: what is withheld is from a time on."""
     return [[words[:3] if words[0] == "ZRANGEBYSCORE" else words for words in commands] for commands in turns]
+
+
+def log_read(cache: Cache) -> list[str]:
+    """The command that takes the changes of items along."""
+    return ["XRANGE", cache.keys.items_log, "0-1", "+", "COUNT", str(ITEM_CHANGES_READ)]
 
 
 async def test_cached_answer_is_one_round_trip(api: RunningApp, turns: list[Turn], cache: Cache) -> None:

@@ -23,7 +23,7 @@ from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.decoders.vllm.decoder import VLLMDecoder
 from model_store.errors import BundleCorrupt, DecoderUnusable
 from model_store.manifest import ADAPTER_FOLDER, ADAPTER_WEIGHTS
-from offline.add_items import add_items, select_items
+from offline.add_items import add_items
 from offline.evaluate import evaluate
 from offline.redis_connection import connect
 from offline.refresh.config import RefreshConfig
@@ -207,7 +207,7 @@ def test_torch_loads_each_adapter_with_a_copy_of_the_base(
 
 def added(versions: AdapterVersions, bundle: Bundle) -> Bundle:
     """An extension of the bundle by two items."""
-    some = select_items(bundle.catalog, np.array([3, 4]))
+    some = bundle.catalog.select(np.array([3, 4]))
     names = tuple(f"new-{number}-{len(versions.store.versions())}" for number in range(2))
     return add_items(versions.store, bundle, replace(some, item_ids=names))
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from model_store.code_assignment import nearest_codes, packed_codes
 from model_store.errors import BundleCorrupt, TesseraError
 from model_store.quantizer import ItemQuantizer
+from model_store.text_encoder import TextConfig
 from offline.codes.export_quantizer import export_quantizer
 from offline.codes.joint_embedding import JointConfig, train_joint_embedding
 from offline.codes.make_codes import make_codes
-from offline.embed_items import TextConfig
 from tests.offline.codes.made_items import BEHAVIOUR_SIZE, TEXT_SIZE, made_vectors, quick_config
 from tests.tiny_bundle import build_tiny_bundle
 

@@ -13,7 +13,7 @@ from model_store.decoders.protocol import DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import BundleCorrupt, TesseraError
 from model_store.prefix_trie import EligibleItems
-from offline.add_items import add_items, add_items_of_file, select_items
+from offline.add_items import add_items, add_items_of_file
 from offline.column_names import ColumnNames
 from offline.data_problems import DataError
 from offline.evaluate_new_items import hide_items
@@ -74,7 +74,7 @@ def test_new_items_get_codes_of_their_own_and_old_ones_keep_theirs(store, base, 
 
 
 def test_a_new_item_stands_near_the_items_its_text_is_like(store, base, hidden):
-    twin = select_items(base.catalog, np.array([7]))
+    twin = base.catalog.select(np.array([7]))
     extended = add_items(store, base, changed(twin, item_ids=("twin",)))
     text_half = extended.item_embeddings[-1]
     others = np.delete(extended.item_embeddings @ text_half, len(base.catalog))
@@ -100,7 +100,7 @@ def test_new_items_can_be_decoded_and_read_in_histories(store, base, hidden):
 
 def test_items_that_are_there_are_updated_and_keep_their_code(store, base):
     news = changed(
-        select_items(base.catalog, np.array([4, 9])),
+        base.catalog.select(np.array([4, 9])),
         titles=("Renamed", base.catalog.titles[9]),
         texts=("", ""),
         categories=((), ("Sale",)),
@@ -121,14 +121,14 @@ def test_items_that_are_there_are_updated_and_keep_their_code(store, base):
 
 
 def test_nothing_is_published_when_nothing_is_new(store, base):
-    assert add_items(store, base, select_items(base.catalog, np.arange(5))) is base
+    assert add_items(store, base, base.catalog.select(np.arange(5))) is base
     assert store.versions() == [base.version]
 
 
 def test_a_code_belongs_to_one_item_in_the_whole_line(store, base, hidden):
-    first = add_items(store, base, select_items(hidden, np.array([0, 1])))
+    first = add_items(store, base, hidden.select(np.array([0, 1])))
     # Rolled back to the base, and another delivery: one item again, and a look-alike of the other.
-    again = changed(select_items(hidden, np.array([0, 1])), item_ids=(hidden.item_ids[0], "look-alike"))
+    again = changed(hidden.select(np.array([0, 1])), item_ids=(hidden.item_ids[0], "look-alike"))
     second = add_items(store, base, again)
     assert second.version == f"{base.version}+2"
     ours, theirs = second.item_codes.codes_NL[-2:], first.item_codes.codes_NL[-2:]

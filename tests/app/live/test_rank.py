@@ -18,10 +18,10 @@ async def test_items_come_back_once_each_by_the_users_history(
 ) -> None:
     cache.put_history("ann", [5, 20])
     sent = ["item-1", "item-30", f"item-{OUT_OF_STOCK[0]}", "item-20", "item-30", "item-nowhere", "item-18"]
-    answer = await api.client.post("/rank", json={"user_id": "ann", "items": sent})
+    answer = await api.client.post("/rank", json={"user_id": "ann", "items": sent, "in_stock": False})
     body = answer.json()
     assert answer.status_code == 200
-    # Seen and out-of-stock items too: the caller has chosen.
+    # Seen items too, and here those that are out of stock: the caller has chosen.
     assert [item["item_id"] for item in body["items"]] == ["item-20", "item-18", "item-30", "item-3", "item-1"]
     assert [item["rank"] for item in body["items"]] == [1, 2, 3, 4, 5]
     scores = [decoder.score(item, [20]) for item in (20, 18, 30, 3, 1)]
@@ -51,8 +51,8 @@ async def test_items_that_nobody_knows_are_only_named(api: RunningApp, decoder: 
 async def test_a_thousand_items_are_ranked_and_more_refused(api: RunningApp, cache: Cache) -> None:
     everything = [f"item-{item}" for item in range(1000)]
     answer = (await api.client.post("/rank", json={"history": ["item-1"], "items": everything})).json()
-    assert len(answer["items"]) == len(cache.bundle.catalog)
-    assert len(answer["items"]) + len(answer["unknown"]) == 1000
+    assert len(answer["items"]) == len(cache.bundle.catalog) - len(OUT_OF_STOCK)
+    assert len(answer["items"]) + len(answer["withheld"]) + len(answer["unknown"]) == 1000
     for items in ([*everything, "one-more"], []):
         refused = await api.client.post("/rank", json={"history": ["item-1"], "items": items})
         assert refused.status_code == 422

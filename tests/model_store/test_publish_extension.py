@@ -8,7 +8,7 @@ import pytest
 
 from model_store.bundle import ModelStore
 from model_store.errors import BundleCorrupt
-from offline.publish_extension import publish_extension
+from model_store.publish_extension import publish_extension
 from tests.extended_bundle import extend
 from tests.tiny_bundle import build_tiny_bundle
 

@@ -1,0 +1,142 @@
+"""Items: what is known of them, and what changes. A change holds for the very next answer of every worker."""
+
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Query
+
+from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
+from app.item_pages import ItemsPage, list_items
+from app.item_records import ItemChange
+from app.item_schemas import (
+    MAX_WRITES,
+    DeletedItem,
+    ItemBody,
+    ItemPatch,
+    ItemWrite,
+    ListItemsParameters,
+    RejectedWrite,
+    WritesAnswer,
+)
+from app.item_views import ItemView, item_view, knows_item
+from app.item_writes import Written
+from app.json_response import Json
+from app.problems import ItemNotFound, NewItemUnavailable, StorageUnavailable, TooManyChangedItems, responses
+from app.recommendation_cache import CacheUnavailable
+
+router = APIRouter(prefix="/items", tags=["items"])
+
+_READ = [Depends(require("read"))]
+_WRITE = [Depends(require("write"))]
+
+
+@router.get("", dependencies=_READ, responses={200: {"model": ItemsPage}, **responses(ItemNotFound)})
+async def list_catalogue(
+    asked: Annotated[ListItemsParameters, Query()], model: CurrentModel, services: CurrentServices
+) -> Json:
+    """Go through the catalogue, page by page. A page may have fewer items than asked for and still not be the last one:
+    that has no `next`.
+    """
+    page = list_items(model, services.overlay, asked, services.item_publishing.trouble)
+    if page is None:
+        raise ItemNotFound("The cursor is none of this catalogue; begin again without it.")
+    return Json(page)
+
+
+@router.post("", dependencies=_WRITE, responses={200: {"model": WritesAnswer}, **responses(StorageUnavailable)})
+async def write_items(
+    writes: Annotated[list[ItemWrite], Body(min_length=1, max_length=MAX_WRITES)],
+    query: NoQuery,
+    services: CurrentServices,
+) -> Json:
+    """Write many items, in their order.
+
+    A malformed row is a 422 that names it, and nothing is stored. Rows that cannot be stored are listed under
+    `rejected`; the others hold together from one moment on.
+    """
+    reasons = (await _write(services, [write.change() for write in writes])).reasons
+    rejected = [
+        RejectedWrite(row=row, item_id=write.item_id, reason=reason)
+        for row, (write, reason) in enumerate(zip(writes, reasons, strict=True))
+        if reason is not None
+    ]
+    return Json(WritesAnswer(accepted=len(writes) - len(rejected), rejected=rejected).model_dump())
+
+
+@router.get("/{item_id:path}", dependencies=_READ, responses={200: {"model": ItemView}, **responses(ItemNotFound)})
+async def show_item(item_id: PathId, query: NoQuery, model: CurrentModel, services: CurrentServices) -> Json:
+    """One item as it is now, hidden ones too."""
+    return Json(_view(services, item_id))
+
+
+@router.put(
+    "/{item_id:path}",
+    dependencies=_WRITE,
+    responses={
+        200: {"model": ItemView},
+        201: {"model": ItemView, "description": "The item was not there before"},
+        **responses(StorageUnavailable, NewItemUnavailable, TooManyChangedItems),
+    },
+)
+async def put_item(item_id: PathId, asked: ItemBody, query: NoQuery, services: CurrentServices) -> Json:
+    """Say all of an item; one that is not there is made, and one that was deleted is back.
+
+    A new item has its code at once, and is in lists as soon as a version with it is published (`decodable`), seconds
+    later.
+    """
+    with suppress(CacheUnavailable):
+        await services.item_log.sync(patient=True)
+    was_there = knows_item(services.active.served, services.overlay, item_id)
+    await _write_one(services, ItemChange(item_id, "put", asked.record()))
+    return Json(_view(services, item_id), 200 if was_there else 201)
+
+
+@router.patch(
+    "/{item_id:path}",
+    dependencies=_WRITE,
+    responses={200: {"model": ItemView}, **responses(ItemNotFound, StorageUnavailable, TooManyChangedItems)},
+)
+async def patch_item(item_id: PathId, asked: ItemPatch, query: NoQuery, services: CurrentServices) -> Json:
+    """Change some of an item: its price, its stock, whether it is hidden."""
+    await _write_one(services, ItemChange(item_id, "patch", asked.record()))
+    return Json(_view(services, item_id))
+
+
+@router.delete(
+    "/{item_id:path}",
+    dependencies=_WRITE,
+    responses={200: {"model": DeletedItem}, **responses(ItemNotFound, StorageUnavailable, TooManyChangedItems)},
+)
+async def delete_item(item_id: PathId, query: NoQuery, services: CurrentServices) -> Json:
+    """Delete an item. Its code stays its own, should it come back."""
+    await _write_one(services, ItemChange(item_id, "delete", {}))
+    return Json(DeletedItem(item_id=item_id).model_dump())
+
+
+async def _write_one(services: Services, change: ItemChange) -> None:
+    written = await _write(services, [change])
+    match written.reasons[0]:
+        case "unknown_item":
+            raise ItemNotFound
+        case "too_many_changed_items":
+            raise TooManyChangedItems
+        case "new_item_unavailable":
+            raise NewItemUnavailable(
+                f"A new item gets its code by way of the decoder, which cannot give one ({written.no_place}). Nothing "
+                "was stored. Try again, or add the item to the model version: `tessera items add FILE --activate`."
+            )
+
+
+async def _write(services: Services, changes: list[ItemChange]) -> Written:
+    try:
+        return await services.item_writes.write(changes)
+    except CacheUnavailable:
+        raise StorageUnavailable from None
+
+
+def _view(services: Services, item_id: str) -> ItemView:
+    view = item_view(services.active.served, services.overlay, item_id, services.item_publishing.trouble)
+    if view is None:
+        # Deleted, perhaps by somebody else a moment ago.
+        raise ItemNotFound
+    return view
