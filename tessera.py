@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 could not (one line says what, where and what to do), 2 us
 
 import typer
 
-from command_line import cache, events, items, models, refresh, serving, training
+from command_line import backup, cache, events, items, models, refresh, serving, training
 
 app = typer.Typer(
     help="Recommendations written by a language model, served in a millisecond.",
@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (training, refresh, serving):
+for group in (training, refresh, serving, backup):
     app.add_typer(group.commands)
 app.add_typer(cache.cache, name="cache")
 app.add_typer(events.events, name="events")
