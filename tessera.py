@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 could not (one line says what, where and what to do), 2 us
 
 import typer
 
-from command_line import backup, cache, events, items, models, refresh, serving, training
+from command_line import backup, cache, events, export, items, models, refresh, serving, training
 
 app = typer.Typer(
     help="Recommendations written by a language model, served in a millisecond.",
@@ -18,6 +18,7 @@ for group in (training, refresh, serving, backup):
     app.add_typer(group.commands)
 app.add_typer(cache.cache, name="cache")
 app.add_typer(events.events, name="events")
+app.add_typer(export.export, name="export")
 app.add_typer(items.items, name="items")
 app.add_typer(models.models, name="models")
 

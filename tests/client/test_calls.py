@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -112,6 +113,15 @@ def test_ids_arrive_as_they_are(client: Tessera, service: Service, user: str) ->
     assert client.recommend(user, n=1).user_id == user
     assert client.forget_user(user).existed
     assert service.cache.history(user) == []
+
+
+def test_the_lines_of_the_readme_run_as_they_stand(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^ {4}from tessera_client.*\n(?: {4}.*\n)+", text, re.MULTILINE)
+    lines = textwrap.dedent(snippet).replace("http://127.0.0.1:8000", service.url)
+    exec(compile(lines, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("popular ('item-")
+    assert len(service.cache.history("USER")) == 1
 
 
 def test_what_the_service_says_is_wrong_is_in_the_error(client: Tessera) -> None:
