@@ -9,23 +9,38 @@
 `AsyncTessera` is the same for asyncio. It needs httpx and nothing else of the package.
 """
 
-from tessera_client.answers import (
+from tessera_client.admin_answers import (
+    Activation,
+    DayQuality,
     Dependency,
-    Forgotten,
-    History,
     Latencies,
     Model,
     Models,
+    Quality,
+    Readiness,
+    RefreshJob,
+    RefreshJobs,
+    RouteLatency,
+)
+from tessera_client.answers import (
+    Blocks,
+    DeletedItem,
+    Forgotten,
+    History,
+    Item,
+    ItemsPage,
+    LatestItems,
     PopularItems,
     RankedCandidate,
     RankedItem,
     Ranking,
-    Readiness,
     Recommendation,
     RecordedEvents,
     RejectedEvent,
-    RouteLatency,
+    RejectedWrite,
     SimilarItems,
+    WhyNot,
+    WrittenItems,
 )
 from tessera_client.async_client import AsyncTessera
 from tessera_client.errors import (
@@ -45,22 +60,45 @@ from tessera_client.errors import (
     TooManyRequests,
     Unavailable,
 )
-from tessera_client.options import Event, ListOptions, RecommendOptions
+from tessera_client.options import (
+    CatalogueOptions,
+    Event,
+    FilterOptions,
+    ItemFields,
+    ItemListOptions,
+    ItemWrite,
+    ListOptions,
+    PopularOptions,
+    RecommendOptions,
+    RefreshOptions,
+)
 from tessera_client.sync_client import Tessera
 
 __all__ = [
+    "Activation",
     "AnswerUnreadable",
     "AsyncTessera",
+    "Blocks",
+    "CatalogueOptions",
     "Conflict",
     "ConnectionFailed",
+    "DayQuality",
+    "DeletedItem",
     "Dependency",
     "Event",
+    "FilterOptions",
     "Forgotten",
     "History",
     "InvalidField",
     "InvalidRequest",
+    "Item",
+    "ItemFields",
+    "ItemListOptions",
+    "ItemWrite",
+    "ItemsPage",
     "KeyRejected",
     "Latencies",
+    "LatestItems",
     "ListOptions",
     "Model",
     "Models",
@@ -68,6 +106,8 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "PopularItems",
+    "PopularOptions",
+    "Quality",
     "RankedCandidate",
     "RankedItem",
     "Ranking",
@@ -75,7 +115,11 @@ __all__ = [
     "RecommendOptions",
     "Recommendation",
     "RecordedEvents",
+    "RefreshJob",
+    "RefreshJobs",
+    "RefreshOptions",
     "RejectedEvent",
+    "RejectedWrite",
     "RouteLatency",
     "ServerFailed",
     "SimilarItems",
@@ -85,4 +129,6 @@ __all__ = [
     "TooLarge",
     "TooManyRequests",
     "Unavailable",
+    "WhyNot",
+    "WrittenItems",
 ]

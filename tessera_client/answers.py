@@ -90,19 +90,142 @@ class Ranking:
 
 @dataclass(frozen=True)
 class SimilarItems:
-    """Items near an item, the nearest first."""
+    """Items near an item, the nearest first.
+
+    Attributes:
+        degraded: what the user of `user_id` knows could not be read, and may be among the items.
+    """
 
     item_id: str
     items: tuple[RankedItem, ...]
     model_version: str
+    degraded: bool = False
 
 
 @dataclass(frozen=True)
 class PopularItems:
-    """The most popular items."""
+    """The most popular items.
+
+    Attributes:
+        degraded: what the user of `user_id` knows could not be read, and may be among the items.
+        window: as asked for.
+        age_s: seconds since the events of the window were counted.
+    """
 
     items: tuple[RankedItem, ...]
     model_version: str
+    degraded: bool = False
+    window: str | None = None
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class LatestItems:
+    """The newest items; `degraded` as in `PopularItems`."""
+
+    items: tuple[RankedItem, ...]
+    model_version: str
+    degraded: bool = False
+
+
+@dataclass(frozen=True)
+class WhyNot:
+    """Why an item is in a user's list, or is not.
+
+    Attributes:
+        verdict: recommended, removed by a rule, or outranked by other items.
+        removed_by: all rules that keep it out.
+        rank: its place in the list; None when it is not there.
+        cached_rank: its place in the cached entry before any rule.
+        cached_items: items of the entry.
+        score, last_score: the model's exact log-probability of it, and of the list's last item.
+        score_unavailable: why there are no scores.
+        shared_codes: leading codes in common with the item of the list it is most like.
+        outranked_at_level: the first level, from 1, on which the whole list has other codes.
+    """
+
+    user_id: str
+    item_id: str
+    code: str
+    model_version: str
+    source: str
+    verdict: str
+    removed_by: tuple[str, ...]
+    rank: int | None
+    cached_rank: int | None
+    cached_items: int
+    score: float | None
+    last_score: float | None
+    score_unavailable: str | None
+    shared_codes: int
+    outranked_at_level: int | None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item as it is now.
+
+    Attributes:
+        price: None where it is not known.
+        hidden: whether it is kept out of every list.
+        code: as the model writes it; None without one.
+        decodable: whether it can be recommended.
+        not_decodable: why not.
+    """
+
+    item_id: str
+    title: str
+    text: str
+    categories: tuple[str, ...]
+    price: float | None
+    attributes: Mapping[str, str]
+    in_stock: bool
+    hidden: bool
+    code: str | None
+    decodable: bool
+    not_decodable: str | None
+
+
+@dataclass(frozen=True)
+class ItemsPage:
+    """Some items of the catalogue; `next` is the cursor of the page behind, None behind the last."""
+
+    items: tuple[Item, ...]
+    next: str | None
+
+
+@dataclass(frozen=True)
+class DeletedItem:
+    """An item that is no more."""
+
+    item_id: str
+    deleted: bool
+
+
+@dataclass(frozen=True)
+class RejectedWrite:
+    """A write that was not stored; `row` is its place among those that were sent, from 0."""
+
+    row: int
+    item_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class WrittenItems:
+    """What became of writes."""
+
+    accepted: int
+    rejected: tuple[RejectedWrite, ...]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Items that a user is never shown; `unknown` are those that the served catalogue does not have."""
+
+    user_id: str
+    items: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,10 +243,11 @@ class RejectedEvent:
 
 @dataclass(frozen=True)
 class RecordedEvents:
-    """What became of events."""
+    """What became of events; `duplicates` are accepted ones whose id was known, and which were left alone."""
 
     accepted: int
     rejected: tuple[RejectedEvent, ...]
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,70 +264,3 @@ class Forgotten:
 
     user_id: str
     existed: bool
-
-
-@dataclass(frozen=True)
-class Model:
-    """One published version.
-
-    Attributes:
-        served: whether the worker that was asked answers with it.
-    """
-
-    version: str
-    created_at: str
-    recipe: str
-    items: int
-    metrics: Mapping[str, Any]
-    served: bool
-
-
-@dataclass(frozen=True)
-class Models:
-    """The published versions, oldest first.
-
-    Attributes:
-        served: the version that answers.
-        unreadable: those that cannot be read, and why.
-    """
-
-    served: str
-    models: tuple[Model, ...]
-    unreadable: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Dependency:
-    """The state of one part the service leans on."""
-
-    ok: bool
-    configured: bool = True
-    detail: str | None = None
-
-
-@dataclass(frozen=True)
-class Readiness:
-    """Whether requests can be answered, and from what; `status` is ready or degraded."""
-
-    status: str
-    model_version: str
-    dependencies: Mapping[str, Dependency]
-
-
-@dataclass(frozen=True)
-class RouteLatency:
-    """Request times of one route and source, in milliseconds."""
-
-    route: str
-    source: str
-    count: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-
-
-@dataclass(frozen=True)
-class Latencies:
-    """Request times of all workers, by route and source."""
-
-    latencies: tuple[RouteLatency, ...]

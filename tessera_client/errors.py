@@ -37,7 +37,7 @@ class TesseraError(Exception):
         errors: of an InvalidRequest, what is wrong and where.
         request_id: the service's logs have it too.
         retry_after_s: seconds after which the service wants to be asked again; None where it does not say.
-        recorded: of `record_events`, how many events at the beginning had been answered for before it failed.
+        recorded: of `record_events` and `write_items`, how many rows at the beginning had been answered for before.
     """
 
     def __init__(

@@ -1,29 +1,112 @@
 """Options of calls, and the events that are sent."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
 
-class ListOptions(TypedDict, total=False):
-    """Which items, and how many. Left out, or None, the service's default holds.
+class FilterOptions(TypedDict, total=False):
+    """Which items. Left out, or None, the service's default holds.
 
-    n: items to return.
-    offset: items of the whole list to skip.
     category: the item is in this category, or in all of several.
     exclude: ids of items not to return.
     in_stock: False to show items that are out of stock too.
     price_min, price_max: bounds of the price; items without a known price are left out.
     """
 
-    n: int | None
-    offset: int | None
     category: str | Sequence[str] | None
     exclude: str | Sequence[str] | None
     in_stock: bool | None
     price_min: float | None
     price_max: float | None
+
+
+class ListOptions(FilterOptions, total=False):
+    """Which items, and how many, beside `FilterOptions`.
+
+    n: items to return.
+    offset: items of the whole list to skip.
+    """
+
+    n: int | None
+    offset: int | None
+
+
+class ItemListOptions(ListOptions, total=False):
+    """Lists about items, beside `ListOptions`.
+
+    user_id: leave out what this user has in the history, has read, or has blocked.
+    """
+
+    user_id: str | None
+
+
+class PopularOptions(ItemListOptions, total=False):
+    """Popular items, beside `ItemListOptions`.
+
+    window: count the events of this long until now; those that the model was trained on where left out.
+    """
+
+    window: Literal["1h", "24h", "7d", "30d"] | None
+
+
+class CatalogueOptions(TypedDict, total=False):
+    """Which items to list.
+
+    n: items of a page at most.
+    cursor: `next` of the page before.
+    category: only items in it.
+    q: only items with this in their title, in any case.
+    in_stock: False to list items that are out of stock too.
+    hidden: True to list hidden items too.
+    """
+
+    n: int | None
+    cursor: str | None
+    category: str | None
+    q: str | None
+    in_stock: bool | None
+    hidden: bool | None
+
+
+class ItemFields(TypedDict, total=False):
+    """What can be said of an item; what is left out is not set. A price of None is one that is not known."""
+
+    title: str
+    text: str
+    categories: Sequence[str]
+    price: float | None
+    attributes: Mapping[str, str]
+    in_stock: bool
+    hidden: bool
+
+
+@dataclass(frozen=True)
+class ItemWrite:
+    """One of many writes.
+
+    Attributes:
+        operation: put, all of an item, which needs a title; patch, the given fields of an item that is there; delete.
+    """
+
+    item_id: str
+    fields: ItemFields = field(default_factory=lambda: ItemFields())
+    operation: Literal["put", "patch", "delete"] = "put"
+
+
+class RefreshOptions(TypedDict, total=False):
+    """Which lists to decode anew.
+
+    version: the served one by default.
+    budget_users, budget_s: of mode stale, so many users or seconds at most.
+    users: of mode full, only these.
+    """
+
+    version: str | None
+    budget_users: int | None
+    budget_s: float | None
+    users: Sequence[str] | None
 
 
 class RecommendOptions(ListOptions, total=False):
@@ -36,7 +119,9 @@ class RecommendOptions(ListOptions, total=False):
     prefix_levels: how many codes make a prefix.
     fresh: decode now rather than serve a list that is too old or has missed events.
     strict: a shorter list rather than one that is filled with popular items.
-    explain: say how the answer came about.
+    explain: say how the answer came about; "full", for each item too.
+    write_back_type: a read type of the service: what is shown counts as read by the user, and is not shown again.
+    write_back_delay_s: seconds from the answer until it does.
     """
 
     q: str | None
@@ -46,7 +131,9 @@ class RecommendOptions(ListOptions, total=False):
     prefix_levels: int | None
     fresh: bool | None
     strict: bool | None
-    explain: bool | None
+    explain: bool | Literal["full"] | None
+    write_back_type: str | None
+    write_back_delay_s: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

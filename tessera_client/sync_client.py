@@ -3,27 +3,50 @@
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Literal, Self, TypeVar, Unpack
 
 import httpx
 
 from tessera_client import connection
-from tessera_client.answers import (
-    Forgotten,
-    History,
+from tessera_client.admin_answers import (
+    Activation,
     Latencies,
     Models,
+    Quality,
+    Readiness,
+    RefreshJob,
+    RefreshJobs,
+)
+from tessera_client.answers import (
+    Blocks,
+    DeletedItem,
+    Forgotten,
+    History,
+    Item,
+    ItemsPage,
+    LatestItems,
     PopularItems,
     Ranking,
-    Readiness,
     Recommendation,
     RecordedEvents,
     SimilarItems,
+    WhyNot,
+    WrittenItems,
 )
 from tessera_client.calls import Calls
 from tessera_client.errors import TesseraError
 from tessera_client.exchange import Attempt, Plan, Reply
-from tessera_client.options import Event, ListOptions, RecommendOptions
+from tessera_client.options import (
+    CatalogueOptions,
+    Event,
+    FilterOptions,
+    ItemFields,
+    ItemListOptions,
+    ItemWrite,
+    PopularOptions,
+    RecommendOptions,
+    RefreshOptions,
+)
 
 T = TypeVar("T")
 
@@ -107,11 +130,11 @@ class Tessera:
         """Put items in the order in which a user, or a session, is likely to want them, by the model's exact scores."""
         return self._run(self._calls.rank(items, user_id, history, q))
 
-    def similar(self, item_id: str, **options: Unpack[ListOptions]) -> SimilarItems:
+    def similar(self, item_id: str, **options: Unpack[ItemListOptions]) -> SimilarItems:
         """Items near an item, the nearest first."""
         return self._run(self._calls.similar(item_id, options))
 
-    def popular(self, **options: Unpack[ListOptions]) -> PopularItems:
+    def popular(self, **options: Unpack[PopularOptions]) -> PopularItems:
         """The most popular items."""
         return self._run(self._calls.popular(options))
 
@@ -143,9 +166,77 @@ class Tessera:
         """Whether requests can be answered, and from what."""
         return self._run(self._calls.ready())
 
-    def latency(self) -> Latencies:
+    def latency(self, minutes: Literal[1, 5, 60] | None = None) -> Latencies:
         """Request times by route and source."""
-        return self._run(self._calls.latency())
+        return self._run(self._calls.latency(minutes))
+
+    def latest(self, **options: Unpack[ItemListOptions]) -> LatestItems:
+        """The newest items."""
+        return self._run(self._calls.latest(options))
+
+    def why_not(self, user_id: str, item_id: str, *, n: int | None = None, **options: Unpack[FilterOptions]) -> WhyNot:
+        """Why an item is in a user's list of so many items, or is not."""
+        return self._run(self._calls.why_not(user_id, item_id, n, options))
+
+    def blocks(self, user_id: str) -> Blocks:
+        """Items that a user is never shown."""
+        return self._run(self._calls.blocks(user_id))
+
+    def change_blocks(self, user_id: str, *, block: Sequence[str] = (), unblock: Sequence[str] = ()) -> Blocks:
+        """Block items for a user, or unblock them; one that is in both is blocked."""
+        return self._run(self._calls.change_blocks(user_id, block, unblock))
+
+    def items(self, **options: Unpack[CatalogueOptions]) -> ItemsPage:
+        """A page of the catalogue."""
+        return self._run(self._calls.items(options))
+
+    def item(self, item_id: str) -> Item:
+        """One item as it is now, hidden ones too."""
+        return self._run(self._calls.item(item_id))
+
+    def put_item(self, item_id: str, **fields: Unpack[ItemFields]) -> Item:
+        """Say all of an item, which needs a title; one that is not there is made."""
+        return self._run(self._calls.put_item(item_id, fields))
+
+    def patch_item(self, item_id: str, **fields: Unpack[ItemFields]) -> Item:
+        """Change the given fields of an item: its price, its stock, whether it is hidden."""
+        return self._run(self._calls.patch_item(item_id, fields))
+
+    def delete_item(self, item_id: str) -> DeletedItem:
+        """Delete an item; it is in no list from the next answer on."""
+        return self._run(self._calls.delete_item(item_id))
+
+    def write_items(self, writes: Iterable[ItemWrite], *, deadline_s: float | None = None) -> WrittenItems:
+        """Write many items, in their order and in requests of bounded size; errors as in `record_events`."""
+        return self._run(self._calls.write_items(writes, deadline_s))
+
+    def quality(self, days: int | None = None) -> Quality:
+        """Recommended items and those that got an event, by day, source and model version."""
+        return self._run(self._calls.quality(days))
+
+    def activate(self, version: str) -> Activation:
+        """Serve a version; every worker follows within a second."""
+        return self._run(self._calls.activate(version))
+
+    def roll_back(self) -> Activation:
+        """Serve the version that was active before."""
+        return self._run(self._calls.roll_back())
+
+    def refresh(self, mode: Literal["full", "stale"], **options: Unpack[RefreshOptions]) -> RefreshJob:
+        """Have users' lists decoded anew: everybody's, or those most worth it; `refresh_job` tells how it goes."""
+        return self._run(self._calls.refresh(mode, options))
+
+    def refreshes(self) -> RefreshJobs:
+        """The newest refreshes that were asked for."""
+        return self._run(self._calls.refreshes())
+
+    def refresh_job(self, job_id: str) -> RefreshJob:
+        """How one refresh goes."""
+        return self._run(self._calls.refresh_job(job_id))
+
+    def cancel_refresh(self, job_id: str) -> RefreshJob:
+        """Cancel a refresh; lists that are written stay."""
+        return self._run(self._calls.cancel_refresh(job_id))
 
     def _run(self, plan: Plan[T]) -> T:
         try:
