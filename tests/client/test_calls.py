@@ -68,7 +68,7 @@ async def in_process(service: Service, **arguments: Any) -> AsyncIterator[tuple[
     requests = Requests(app)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(requests, client=("127.0.0.1", 40000))
-        async with AsyncTessera("http://tessera", transport=transport, **arguments) as client:
+        async with AsyncTessera("http://localhost", transport=transport, **arguments) as client:
             yield client, app, requests
 
 
