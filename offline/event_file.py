@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from offline.column_names import ColumnNames
 from offline.data_problems import DataError
@@ -27,9 +28,10 @@ from offline.stream_rows import Row, stream_rows
 
 _ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 """What the API takes as an id: another could be recorded, and never asked for."""
-_BYTES_OF_PART = 64 << 20
+_BYTES_OF_PART = 16 << 20
+_BYTES_OF_ROW = 32
 _MOST_PARTS = 512
-_ROWS_IN_MEMORY = 500_000
+_ROWS_IN_MEMORY = 200_000
 _HEADER_ROWS = 1000
 _SCHEMA = pa.schema(
     [("user", pa.string()), ("item", pa.string()), ("type", pa.string()), ("time", pa.float64()), ("row", pa.int64())]
@@ -95,8 +97,7 @@ class EventFile:
             DataError: the file cannot be read, or has no column of users or items.
         """
         with ExitStack() as stack:
-            size = self._path.stat().st_size if self._path.is_file() else 0
-            count = min(max(size // _BYTES_OF_PART, 1), _MOST_PARTS)
+            count = min(max(-(-_size(self._path) // _BYTES_OF_PART), 1), _MOST_PARTS)
             parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
             with ExitStack() as writing:
                 writers = [writing.enter_context(pa.ipc.new_stream(part, _SCHEMA)) for part in parts]
@@ -195,6 +196,17 @@ class _Names:
     def of(cls, columns: ColumnNames, header: tuple[str, ...], path: Path) -> "_Names":
         user, item = (columns.require(what, header, path) for what in ("user", "item"))
         return cls(user, item, columns.find("timestamp", header, path), columns.find("event_type", header, path))
+
+
+def _size(path: Path) -> int:
+    """About how many bytes the events of a file are as text."""
+    if path.suffix != ".parquet":
+        return path.stat().st_size
+    try:
+        with pq.ParquetFile(path) as file:
+            return int(file.metadata.num_rows) * _BYTES_OF_ROW
+    except pa.ArrowInvalid as error:
+        raise DataError(f"not a sound Parquet file: {error}", path) from error
 
 
 def _write(writer: Any, rows: list[tuple[str, str, str, float, int]]) -> None:
