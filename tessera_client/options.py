@@ -1,5 +1,6 @@
 """Options of calls, and the events that are sent."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -144,6 +145,8 @@ class Event:
         type: such as view or purchase.
         timestamp: a datetime (UTC where it has no zone) or Unix seconds; the time of arrival if left out.
         recommendation_id: of the answer that led to it.
+        id: a name of this event, unique among those of the user; made up where none is given, so that an event which
+            is sent again is recorded once.
     """
 
     user_id: str
@@ -151,10 +154,11 @@ class Event:
     type: str = "view"
     timestamp: datetime | float | None = None
     recommendation_id: str | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def as_json(self) -> dict[str, Any]:
         """The row as it is sent."""
-        row: dict[str, Any] = {"user_id": self.user_id, "item_id": self.item_id, "type": self.type}
+        row: dict[str, Any] = {"id": self.id, "user_id": self.user_id, "item_id": self.item_id, "type": self.type}
         if self.timestamp is not None:
             at = self.timestamp
             row["timestamp"] = at.isoformat() if isinstance(at, datetime) else at

@@ -42,6 +42,11 @@ CASES = [
             (a.accepted, [(r.row, r.item_id, r.reason) for r in a.rejected]) == (3, [(3, "nowhere", "unknown_item")])
         ),
     ),
+    Case(
+        "record_events",
+        lambda c: c.record_events([Event(user_id="bob", item_id="item-1", id="e1")] * 2),
+        lambda a: a.accepted == 2 and a.duplicates >= 1,
+    ),
     Case("history", lambda c: c.history("ann"), lambda a: a.items == ("item-5", "item-7", "item-9")),
     Case(
         "recommend",

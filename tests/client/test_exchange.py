@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -140,6 +141,12 @@ def test_events_go_in_requests_of_bounded_size_and_rows_count_from_the_first() -
     assert [(attempt.request.body or b"").count(b"user_id") for attempt in attempts] == [500, 500, 200]
     _, attempts = drive(Calls(LIMITS).record_events(events(9, "x" * 100_000), None), *[recorded(1)] * 5)
     assert [len(attempt.request.body or b"") < 300_000 for attempt in attempts] == [True] * 5
+
+
+def test_an_event_that_is_sent_again_has_the_same_id_and_no_two_events_have_one() -> None:
+    _, attempts = drive(Calls(LIMITS).record_events(events(3), None), busy(), recorded(3))
+    assert attempts[0].request == attempts[1].request
+    assert len(set(re.findall(rb'"id":"([0-9a-f]{32})"', attempts[0].request.body or b""))) == 3
 
 
 def test_events_that_fail_half_way_say_how_many_were_recorded_and_which_row_is_wrong() -> None:
