@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 could not (one line says what, where and what to do), 2 us
 
 import typer
 
-from command_line import cache, events, items, keys, models, refresh, serving, training, worker
+from command_line import backup, cache, events, export, items, keys, models, refresh, serving, training, worker
 
 app = typer.Typer(
     help="Recommendations written by a language model, served in a millisecond.",
@@ -14,10 +14,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (training, refresh, serving, worker):
+for group in (training, refresh, serving, backup, worker):
     app.add_typer(group.commands)
 app.add_typer(cache.cache, name="cache")
 app.add_typer(events.events, name="events")
+app.add_typer(export.export, name="export")
 app.add_typer(items.items, name="items")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(models.models, name="models")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model_store.decoders.protocol import Decoder
     from offline.column_names import ColumnNames
     from offline.interactions import Dataset
+    from offline.rejected_rows import Rejections
 
 DataFolder = Annotated[
     Path,
@@ -27,6 +28,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Columns = Annotated[
     list[str] | None,
     typer.Option("--column", help="Name a column: user=, item=, timestamp=, title=, price=, ... Repeatable."),
+]
+RejectedFile = Annotated[
+    Path | None, typer.Option("--rejected", help="Write rows that were not taken to this file, as JSON Lines.")
 ]
 
 _VLLM_BATCH = 16
@@ -88,6 +92,14 @@ def read_data(folder: Path, columns: list[str] | None) -> "Dataset":
     for warning in dataset.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return dataset
+
+
+def print_rejections(file: Path, rejected: "Rejections") -> None:
+    """Say on stderr which rows were not taken, the first of them; never what is in them."""
+    for row in rejected.first:
+        typer.echo(f"warning: {file}: {row}", err=True)
+    if more := rejected.count - len(rejected.first):
+        typer.echo(f"warning: {file}: and {more} more; --rejected FILE gets them all", err=True)
 
 
 def open_bundle(settings: "Settings", version: str | None) -> "Bundle":

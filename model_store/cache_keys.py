@@ -103,7 +103,20 @@ class Keys:
 
     def histories(self) -> str:
         """Glob pattern of every history key; glob characters of the namespace escaped."""
-        return "".join(f"\\{c}" if c in "*?[]^\\" else c for c in self.namespace) + ":hist:*"
+        return f"{self._escaped}:hist:*"
+
+    def everything(self) -> str:
+        """Glob pattern of every key of the namespace; glob characters of the namespace escaped."""
+        return f"{self._escaped}:*"
+
+    @property
+    def restore(self) -> str:
+        """String: the digest of the backup that is being restored, from before the first key until after the last."""
+        return f"{self.namespace}:restore"
+
+    @property
+    def _escaped(self) -> str:
+        return "".join(f"\\{c}" if c in "*?[]^\\" else c for c in self.namespace)
 
     def user_of_history(self, key: str) -> str:
         """The user a history key belongs to."""

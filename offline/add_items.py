@@ -23,7 +23,8 @@ from model_store.quantizer import ItemQuantizer
 from model_store.text_encoder import text_config
 from offline.column_names import ColumnNames
 from offline.embed_items import embed_items
-from offline.item_additions import RejectedRow, read_additions
+from offline.item_additions import read_additions
+from offline.rejected_rows import RejectedRow
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,25 @@ class ItemsAdded:
         bundle: the extension, or the base where the file says nothing new.
         added: items the base did not have.
         updated: items of the base of which something changed.
+        accepted: items the file is sound about, those included of which it says nothing new.
         rejected: rows that were not taken.
     """
 
     bundle: Bundle
     added: int
     updated: int
+    accepted: int
     rejected: tuple[RejectedRow, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The object that `tessera items add --json` prints."""
+        """What `tessera items add --json` prints beside the rejected rows."""
         return {
             "version": self.bundle.version,
             "extends": self.bundle.manifest.extends,
             "added": self.added,
             "updated": self.updated,
             "items": self.bundle.manifest.items,
-            "rejected": [{"line": row.line, "reason": row.reason} for row in self.rejected],
+            "accepted": self.accepted,
         }
 
 
@@ -65,9 +68,9 @@ def add_items_of_file(store: ModelStore, base: Bundle, path: Path, columns: Colu
     notes = {"file": path.name, "fingerprint": additions.fingerprint}
     bundle = add_items(store, base, additions.catalog, notes)
     if bundle is base:
-        return ItemsAdded(base, 0, 0, additions.rejected)
+        return ItemsAdded(base, 0, 0, len(additions.catalog), additions.rejected)
     extension = bundle.manifest.metrics["extension"]
-    return ItemsAdded(bundle, extension["added"], extension["updated"], additions.rejected)
+    return ItemsAdded(bundle, extension["added"], extension["updated"], len(additions.catalog), additions.rejected)
 
 
 def add_items(store: ModelStore, base: Bundle, additions: Catalog, notes: dict[str, Any] | None = None) -> Bundle:

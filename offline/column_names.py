@@ -9,7 +9,7 @@ from offline.data_problems import DataError
 USUAL = {
     "user": ("user_id", "userId", "user"),
     "item": ("item_id", "itemId", "item"),
-    "timestamp": ("timestamp", "time"),
+    "timestamp": ("timestamp", "time", "position"),
     "event_type": ("event_type", "event", "type"),
     "title": ("title", "name", "movie_title", "item_name"),
     "description": ("description", "text"),

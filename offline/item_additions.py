@@ -20,21 +20,18 @@ from offline.dataset_files import DataFiles, check_and_digest
 from offline.item_table import read_items
 from offline.parse_columns import parse_flags, parse_numbers
 from offline.read_table import RawTable, read_table
+from offline.rejected_rows import RejectedRow
+from offline.stream_rows import stream_rows
 
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class RejectedRow:
-    """A row that was not taken."""
+class NothingAccepted(DataError):
+    """A file without a sound row; `rejected` are those it has."""
 
-    line: int
-    """Line of the file, from 1; of a Parquet file, the row's number."""
-    reason: str
-    unit: str = "line"
-
-    def __str__(self) -> str:
-        return f"{self.unit} {self.line}: {self.reason}"
+    def __init__(self, message: str, path: Path, rejected: list[RejectedRow]) -> None:
+        super().__init__(message, path)
+        self.rejected = rejected
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,8 @@ def read_additions(path: Path, columns: ColumnNames, known: Catalog) -> ItemAddi
         known: the catalogue to add to.
 
     Raises:
-        DataError: the file cannot be read, has no id column, or has no sound row; the message names its first bad ones.
+        DataError: the file cannot be read or has no id column.
+        NothingAccepted: it has no sound row; the message names its first bad ones.
     """
     fingerprint = check_and_digest(DataFiles(path.stem, (path,), None))
     table = read_table(path)
@@ -70,14 +68,26 @@ def read_additions(path: Path, columns: ColumnNames, known: Catalog) -> ItemAddi
     table = replace(table, bad_rows=BadRows(path, table.bad_rows.unit), total_rows=table.num_rows)
     reasons = _bad_rows(table, columns)
     rejected += [RejectedRow(table.line(row), reason, table.bad_rows.unit) for row, reason in reasons.items()]
-    rejected.sort(key=lambda row: row.line)
+    rejected = _with_texts(path, sorted(rejected, key=lambda row: row.line))
     if len(reasons) == table.num_rows:
         shown = "; ".join(map(str, rejected[:_SHOWN]))
         more = f"; and {len(rejected) - _SHOWN} more" if len(rejected) > _SHOWN else ""
-        raise DataError(f"no row can be taken: {shown}{more}", path)
+        raise NothingAccepted(f"no row can be taken: {shown}{more}", path, rejected)
     sound = _rows(table, [row for row in range(table.num_rows) if row not in reasons])
     catalog = read_items(sound, columns).catalog
     return ItemAdditions(_completed(catalog, sound, columns, known), tuple(rejected), fingerprint)
+
+
+def _with_texts(path: Path, rejected: list[RejectedRow]) -> list[RejectedRow]:
+    """The rows with what stands there; of a record of several lines, the first."""
+    wanted = {row.line for row in rejected}
+    texts: dict[int, str] = {}
+    if path.suffix == ".parquet":
+        texts = {row.line: row.text for row in stream_rows(path) if row.line in wanted}
+    elif wanted:
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+            texts = {number: line.rstrip("\r\n") for number, line in enumerate(lines, start=1) if number in wanted}
+    return [replace(row, text=texts.get(row.line, "")) for row in rejected]
 
 
 def _unread_rows(table: RawTable) -> list[RejectedRow]:

@@ -1,8 +1,10 @@
 """The items file as a catalogue."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from model_store.catalog import Catalog
@@ -10,6 +12,9 @@ from offline.column_names import ColumnNames
 from offline.data_problems import DataError, DataWarning
 from offline.parse_columns import parse_categories, parse_flags, parse_numbers
 from offline.read_table import RawTable
+
+_EXPORTED = ("attributes", "code")
+_ITEM_CODE = re.compile(r"(<[a-z]_\d+>)*")
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,13 @@ def read_items(table: RawTable, columns: ColumnNames) -> ItemsRead:
     available = _availability(table, available_column)
 
     special = {id_column, *names.values(), categories_column, price_column, available_column}
+    exported = _exported_attributes(table, special)
     # A brand column named by the user takes the place of one that is merely called so.
-    other = {name: texts(name) for name in table.header if name not in special and name != "brand"}
+    other = {
+        name: texts(name)
+        for name in table.header
+        if name not in special and name != "brand" and not (exported and name in _EXPORTED)
+    }
     if names["brand"]:
         other["brand"] = brands
     warnings = [*table.bad_rows.settle(table.total_rows), *duplicates]
@@ -62,10 +72,30 @@ def read_items(table: RawTable, columns: ColumnNames) -> ItemsRead:
         texts=tuple(descriptions[row] for row in rows),
         categories=tuple(categories[row] for row in rows),
         prices=prices[rows].astype(np.float32),
-        attributes=tuple({name: values[row] for name, values in other.items() if values[row]} for row in rows),
+        attributes=tuple(
+            (exported[row] if exported else {}) | {name: values[row] for name, values in other.items() if values[row]}
+            for row in rows
+        ),
         available=available[rows],
     )
     return ItemsRead(catalog, tuple(warnings))
+
+
+def _exported_attributes(table: RawTable, special: set[str | None]) -> list[dict[str, str]] | None:
+    """The attributes of a file that `tessera export items` wrote, by row; None for every other file.
+
+    It has them together, as a JSON object, and beside them the items' codes, which mean nothing in another version.
+    """
+    if not set(_EXPORTED) <= set(table.header) or special & set(_EXPORTED):
+        return None
+    if not all(_ITEM_CODE.fullmatch(code) for code in table.texts("code")):
+        return None
+    try:
+        found = [orjson.loads(text) if text.strip() else {} for text in table.texts("attributes")]
+    except orjson.JSONDecodeError:
+        return None
+    fits = all(isinstance(one, dict) and all(isinstance(value, str) for value in one.values()) for one in found)
+    return found if fits else None
 
 
 def _distinct_rows(table: RawTable, item_ids: list[str]) -> tuple[list[int], list[DataWarning]]:

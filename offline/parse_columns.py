@@ -55,11 +55,12 @@ def parse_timestamps(table: RawTable, name: str) -> Numbers:
     values = parse_numbers(strings).values
     no_number = np.isnan(values)
     dates = strings.filter(pa.array(no_number)).to_pylist()
-    values[no_number] = [_unix_seconds(text) for text in dates]
+    values[no_number] = [unix_seconds(text) for text in dates]
     return Numbers(values, np.isnan(values))
 
 
-def _unix_seconds(text: str) -> float:
+def unix_seconds(text: str) -> float:
+    """An ISO 8601 date as Unix seconds, UTC where no zone is given; NaN where it is none."""
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:

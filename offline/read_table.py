@@ -125,8 +125,8 @@ def read_table(path: Path) -> RawTable:
 
 def _read_delimited(path: Path, recbole: bool) -> RawTable:
     raw_header = _header(path, recbole)
-    names, types = _recbole_header(path, raw_header) if recbole else (raw_header, {})
-    _check_names(path, names)
+    names, types = recbole_header(path, raw_header) if recbole else (raw_header, {})
+    check_names(path, names)
     misfits: list[pyarrow.csv.InvalidRow] = []
 
     def keep_misfit(row: pyarrow.csv.InvalidRow) -> str:
@@ -183,7 +183,12 @@ def _header(path: Path, recbole: bool) -> list[str]:
             raise DataError(f"the header is not comma separated text: {error}", path, 1) from error
 
 
-def _recbole_header(path: Path, fields: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def recbole_header(path: Path, fields: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Names of an atomic file's columns, and the type of each.
+
+    Raises:
+        DataError: a field of the header is not name:type.
+    """
     types: dict[str, str] = {}
     names = []
     for text in fields:
@@ -200,7 +205,12 @@ def _recbole_header(path: Path, fields: Sequence[str]) -> tuple[list[str], dict[
     return names, types
 
 
-def _check_names(path: Path, names: Sequence[str]) -> None:
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """See that there are column names, each once.
+
+    Raises:
+        DataError: there are none, or one is there twice.
+    """
     if not any(name.strip() for name in names):
         raise DataError("no header: the first line must name the columns", path, 1)
     twice = [name for index, name in enumerate(names) if name in names[:index]]
@@ -215,7 +225,7 @@ def _read_parquet(path: Path) -> RawTable:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
         raise DataError(f"not a sound Parquet file: {error}", path) from error
-    _check_names(path, table.column_names)
+    check_names(path, table.column_names)
     return RawTable(
         path=path,
         columns=dict(zip(table.column_names, table.columns, strict=True)),

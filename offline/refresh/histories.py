@@ -1,6 +1,7 @@
 """Users' histories in Redis, and the users to refresh: from there, or from a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,61 @@ _SCAN_BATCH = 5000
 
 
 def import_histories(redis: Any, keys: Keys, dataset: Dataset, config: RefreshConfig) -> None:
-    """Bring the users' histories in Redis up to those of a data folder.
-
-    What Redis alone knows is kept: items that a user's stored history has and the folder's has not stay, as the newest.
-    """
+    """Bring the users' histories in Redis up to those of a data folder; see `merge_histories`."""
     item_ids = dataset.catalog.item_ids
+    histories = (
+        (user_id, [item_ids[item] for item in dataset.history(user)[-config.history_length :]])
+        for user, user_id in enumerate(dataset.user_ids)
+    )
     with progress("histories", len(dataset.user_ids), "users") as advance:
-        for start in range(0, len(dataset.user_ids), _PIPELINE_COMMANDS):
-            users = range(start, min(start + _PIPELINE_COMMANDS, len(dataset.user_ids)))
-            pipeline = redis.pipeline(transaction=False)
-            for user in users:
-                pipeline.lrange(keys.history(dataset.user_ids[user]), 0, -1)
-            stored = pipeline.execute()
-            for user, before in zip(users, stored, strict=True):
-                imported = [item_ids[item] for item in dataset.history(user)[-config.history_length :]]
-                known = set(imported)
-                news = [item for item in (raw.decode() for raw in before) if item not in known]
-                merged = (imported + news)[-config.history_length :]
-                key = keys.history(dataset.user_ids[user])
-                if merged and merged != [raw.decode() for raw in before]:
-                    pipeline.delete(key)
-                    pipeline.rpush(key, *merged)
-                    pipeline.expire(key, config.history_ttl_s)
-            pipeline.execute()
-            advance(len(users))
+        while some := list(islice(histories, _PIPELINE_COMMANDS)):
+            merge_histories(redis, keys, some, config)
+            advance(len(some))
+
+
+def merge_histories(
+    redis: Any, keys: Keys, histories: Sequence[tuple[str, Sequence[str]]], config: RefreshConfig
+) -> None:
+    """Bring some users' histories in Redis up to others, oldest first; done twice, it is as done once.
+
+    What Redis alone knows is kept: items that a user's stored history has and the other has not stay, as the newest.
+    """
+    pipeline = redis.pipeline(transaction=False)
+    for user_id, _ in histories:
+        pipeline.lrange(keys.history(user_id), 0, -1)
+    stored = pipeline.execute()
+    for (user_id, items), before in zip(histories, stored, strict=True):
+        imported = list(items)[-config.history_length :]
+        known = set(imported)
+        news = [item for item in (raw.decode() for raw in before) if item not in known]
+        merged = (imported + news)[-config.history_length :]
+        key = keys.history(user_id)
+        if merged and merged != [raw.decode() for raw in before]:
+            pipeline.delete(key)
+            pipeline.rpush(key, *merged)
+            pipeline.expire(key, config.history_ttl_s)
+    pipeline.execute()
+
+
+def append_histories(
+    redis: Any, keys: Keys, histories: Sequence[tuple[str, Sequence[str]]], config: RefreshConfig, now: float
+) -> None:
+    """Add items, oldest first, behind those of some users' histories, and mark the users as ones with news.
+
+    Args:
+        redis, keys, config: as ever.
+        histories: items by user; a user once at most.
+        now: Unix seconds.
+    """
+    pipeline = redis.pipeline(transaction=False)
+    for user_id, items in histories:
+        key = keys.history(user_id)
+        pipeline.rpush(key, *items[-config.history_length :])
+        pipeline.ltrim(key, -config.history_length, -1)
+        pipeline.expire(key, config.history_ttl_s)
+    if histories:
+        pipeline.zadd(keys.dirty, dict.fromkeys((user_id for user_id, _ in histories), now), nx=True)
+    pipeline.execute()
 
 
 def users_with_history(redis: Any, keys: Keys) -> Iterator[str]:

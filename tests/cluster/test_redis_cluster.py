@@ -7,10 +7,13 @@ import pytest
 import redis
 
 from app.settings import Settings
+from model_store.bundle import ModelStore
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import Keys
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
+from offline.backup.backup import back_up
+from offline.backup.restore import restore
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
 from offline.redis_connection import connect, told
@@ -26,7 +29,7 @@ from offline.refresh.user_refresh import UserRefresh
 from tests.app.conftest import ids, running
 from tests.cached_entries import cached_users, packed_entry
 from tests.offline.refresh.conftest import record_event
-from tests.redis_servers import NODE_TIMEOUT_S, cluster, wait_until
+from tests.redis_servers import NODE_TIMEOUT_S, cluster, server, wait_until
 from tests.tiny_bundle import build_tiny_bundle
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +172,24 @@ async def test_the_service_answers_records_writes_back_and_forgets(nodes, bundle
             assert (await app.client.delete(f"/users/{user}")).is_success
             assert packed_entry(client, KEYS, layout, user) is None
             assert not client.exists(KEYS.history(user))
+
+
+def test_a_backup_has_the_keys_of_all_nodes_and_goes_into_a_single_redis_and_back(
+    nodes, bundle, decoder, users, tmp_path
+):
+    refresh(nodes.url, bundle, decoder, users)
+    client, store = connect(nodes.url), ModelStore(tmp_path / "store")
+    done = back_up(client, KEYS, tmp_path / "cluster.tar")
+    assert done.keys["list"] == len(users)
+    with server(tmp_path / "single") as port:
+        single = connect(f"redis://127.0.0.1:{port}")
+        assert restore(single, KEYS, tmp_path / "cluster.tar", store).keys == done.keys
+        assert cached_users(single, KEYS, bundle.entry_layout) == set(users)
+        back_up(single, KEYS, tmp_path / "single.tar")
+    histories = {user: client.lrange(KEYS.history(user), 0, -1) for user in users}
+    assert restore(client, KEYS, tmp_path / "single.tar", store, force=True).replaced == sum(done.keys.values())
+    assert {user: client.lrange(KEYS.history(user), 0, -1) for user in users} == histories
+    assert cached_users(client, KEYS, bundle.entry_layout) == set(users)
 
 
 def test_a_master_killed_during_a_refresh_is_replaced_and_resume_goes_on(nodes, bundle, decoder, users):
