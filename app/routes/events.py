@@ -27,11 +27,10 @@ async def record_events(request: Request, query: NoQuery, model: CurrentModel, s
     """Record events: up to 1000 as a JSON array, or as JSON Lines (`application/x-ndjson`) whatever fits into a body.
 
     A malformed row of an array is a 422 that names it, and nothing is recorded; a malformed line is listed under
-    `rejected`, and the others are recorded. So are rows with an item that nobody knows, or that was
-    deleted. Events of a read type
-    (`read`) are withheld from the user from their time on and do not enter the history. An event with an `id` is
-    recorded once, however often it is sent within a day (TESSERA_EVENT_ID_TTL_S). The answer comes after Redis has all
-    events; after a 503 or 429 they should be sent again, which at worst repeats those without an id.
+    `rejected`, and the others are recorded. So are rows with an item that nobody knows, or that was deleted. Events of
+    a read type (`read`) are withheld from the user from their time on and do not enter the history. An event with an
+    `id` is recorded once, however often it is sent within a day (TESSERA_EVENT_ID_TTL_S). The answer comes after Redis
+    has all events; after a 503 or 429 they should be sent again, which at worst repeats those without an id.
     """
     posted = await posted_events(request)
     now = time.time()

@@ -54,7 +54,15 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def settings(store: Path, bundle: Bundle, home: Path) -> Settings:
-    return Settings(store=store, home=home, redis_cooldown_ms=50, active_poll_ms=20)
+    """Patient with Redis: what is late on a busy machine is not what most tests are about."""
+    return Settings(
+        store=store,
+        home=home,
+        redis_timeout_ms=1000,
+        redis_write_timeout_ms=3000,
+        redis_cooldown_ms=50,
+        active_poll_ms=20,
+    )
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
 """Events are recorded whole, in order, bounded, and never lost silently."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 import redis
+from pydantic import SecretStr
 
 from app import embedded_redis
+from app.embedded_redis import socket_path
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, ids, running
+from tests.app.redis_gate import redis_gate
 
 pytestmark = pytest.mark.anyio
 
@@ -118,3 +122,21 @@ async def test_forgotten_user_leaves_nothing(api: RunningApp, cache: Cache) -> N
     assert not cache.is_dirty("ann")
     assert (await api.client.delete("/users/ann")).json() == {"user_id": "ann", "existed": False}
     assert (await api.client.get("/recommend/ann")).json()["source"] == "popular"
+
+
+async def test_events_are_recorded_while_reads_are_too_late(settings: Settings, cache: Cache, tmp_path: Path) -> None:
+    async with redis_gate(socket_path(settings.home), tmp_path / "gate.sock") as gate:
+        changed = {
+            "redis_url": SecretStr(f"unix://{tmp_path}/gate.sock"),
+            "redis_timeout_ms": 100,
+            "redis_write_timeout_ms": 5000,
+            "redis_cooldown_ms": 60_000,
+        }
+        async with running(settings.model_copy(update=changed)) as app:
+            gate.wait_s = 0.2
+            for _ in range(5):
+                assert (await app.client.get("/recommend/ann")).json()["degraded"]
+            for number in range(3):
+                assert (await app.client.post("/events", json=[event("ann", number)])).status_code == 200
+            gate.wait_s = 0
+    assert cache.history("ann") == ["item-0", "item-1", "item-2"]

@@ -18,10 +18,12 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from app import embedded_redis
 from tests.app.running_server import ROOT, free_port
 from tests.app.trace_collector import Collector, trace_collector
+from tests.redis_servers import wait_until
 from tests.tiny_bundle import build_tiny_bundle
 
 READ, WRITE = "read-key-0123456789", "write-key-0123456789"
@@ -47,14 +49,17 @@ class Told:
         return [line for line in self.lines if line.get("request_id") == request_id]
 
 
-def tell(api: httpx.Client, items: list[str], port: int) -> list[str]:
+def tell(api: httpx.Client, stored: redis.Redis, items: list[str], port: int) -> list[str]:
     """Ask for nearly everything, rightly and wrongly; returns the sources of some answers."""
     write = {"X-API-Key": WRITE}
     events = [{"user_id": USER, "item_id": item} for item in items]
     api.post("/events", json=events, headers=write).raise_for_status()
     traced = {"X-Request-ID": "story-live", "traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "shop=1"}
+    live = api.get(f"/recommend/{USER}?n=5", headers=traced).raise_for_status()
+    # It is written back behind the answer.
+    wait_until(lambda: next(stored.scan_iter("*:entries:*"), None))
     answers = [
-        api.get(f"/recommend/{USER}?n=5", headers=traced).raise_for_status(),
+        live,
         api.get(f"/recommend/{USER}?n=5&explain=true", headers={"X-Request-ID": "story-cached"}).raise_for_status(),
         api.get(f"/recommend/{OTHER}", headers={"X-Request-ID": "story-unknown"}).raise_for_status(),
         api.post("/recommend", json={"history": items}).raise_for_status(),
@@ -106,6 +111,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
             "TESSERA_ACCESS_LOG": "true",
             "TESSERA_TRACES_ENDPOINT": traces.endpoint,
             "TESSERA_LIVE_DEADLINE_MS": "20000",
+            "TESSERA_REDIS_TIMEOUT_MS": "2000",
+            "TESSERA_REDIS_WRITE_TIMEOUT_MS": "5000",
             "TESSERA_DECODER_ENGINE": "torch",
             "TESSERA_BEAM_WIDTH": "10",
         }
@@ -118,7 +125,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
                 base_url=f"http://127.0.0.1:{port}", timeout=30, headers={"X-API-Key": READ, "connection": "close"}
             ) as api:
                 until_ready(api, process, log)
-                sources = tell(api, items, port)
+                with redis.Redis.from_url(embedded_redis.ensure_running(folder / "home")) as stored:
+                    sources = tell(api, stored, items, port)
                 embedded_redis.stop(folder / "home")
                 for _ in range(4):
                     assert api.get(f"/recommend/{USER}").json()["degraded"]

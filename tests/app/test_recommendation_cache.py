@@ -30,7 +30,8 @@ LAYOUT = EntryLayout("v", 4)
 @pytest.fixture
 async def recommendation_cache(settings: Settings, stored: redis.Redis) -> AsyncIterator[RecommendationCache]:
     client = connect(ensure_running(settings.home), connect_timeout_s=0.1, timeout_s=0.1, max_connections=4)
-    cache = RecommendationCache(client, settings.model_copy(update={"redis_cooldown_ms": 300}), Telemetry())
+    changed = {"redis_timeout_ms": 100, "redis_cooldown_ms": 300}
+    cache = RecommendationCache(client, settings.model_copy(update=changed), Telemetry())
     yield cache
     await cache.aclose()
 

@@ -11,6 +11,7 @@ from starlette.types import Message
 from app.request_boundary import RequestBoundary
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.traffic import Traffic
 from tests.app.conftest import RunningApp, running
 from tests.app.test_problems import assert_problem
 
@@ -75,7 +76,9 @@ async def test_too_many_at_once_are_told_to_come_again(settings: Settings) -> No
         await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
         await send({"type": "http.response.body", "body": b"{}"})  # type: ignore[operator]
 
-    boundary = RequestBoundary(slow, settings=settings.model_copy(update={"max_in_flight": 2}), telemetry=Telemetry())
+    boundary = RequestBoundary(
+        slow, settings=settings.model_copy(update={"max_in_flight": 2}), telemetry=Telemetry(), traffic=Traffic()
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(boundary), base_url="http://localhost") as client:
         under_way = [asyncio.create_task(client.get("/popular")) for _ in range(2)]
         health = asyncio.create_task(client.get("/health/live"))
@@ -92,7 +95,9 @@ async def test_refused_and_crashed_requests_give_their_place_back(settings: Sett
     async def crash(scope: object, receive: object, send: object) -> None:
         raise RuntimeError
 
-    boundary = RequestBoundary(crash, settings=settings.model_copy(update={"max_in_flight": 1}), telemetry=Telemetry())
+    boundary = RequestBoundary(
+        crash, settings=settings.model_copy(update={"max_in_flight": 1}), telemetry=Telemetry(), traffic=Traffic()
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(boundary), base_url="http://localhost") as client:
         for _ in range(3):
             assert (await client.get("/popular")).status_code == 500
