@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from app.eligibility import ItemFilter
+from app.eligibility import EVERYTHING_IN_STOCK, ItemFilter
 from app.items_by_code import KnownItem
 from app.recommendation import Source, Wanted
 from app.recommendation_ids import next_recommendation_id
@@ -144,6 +144,9 @@ def _unseen(
 
 def _allowed(model: ServedModel, items: list[tuple[KnownItem, float]], item_filter: ItemFilter) -> list[bool]:
     """Which of these items the catalogue-wide filter lets through."""
+    if item_filter == EVERYTHING_IN_STOCK:
+        in_stock = model.eligibility.in_stock
+        return [in_stock[item[0]] for item, _ in items]
     rows = np.array([item[0] for item, _ in items], dtype=np.intp)
     allowed: list[bool] = model.eligibility.allowed(item_filter, rows).tolist()
     return allowed

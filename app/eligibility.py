@@ -10,9 +10,10 @@ once. A mask that was kept, or that somebody took before, may be older, so whoev
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,8 @@ class Eligibility:
         self._available = np.array(catalog.available)
         self._in_stock = np.array(catalog.available)
         """Available and not withheld: one look for what nearly every request asks."""
+        self.in_stock = cast(Sequence[bool], memoryview(self._in_stock))  # type: ignore[arg-type]
+        """The same for a look at a few items, for which NumPy takes longer; bool [N]. To be read only."""
         self._prices = np.array(catalog.prices)
         self._recategorised = np.zeros(len(catalog), dtype=np.bool_)
         self._categories: dict[int, frozenset[str]] = {}

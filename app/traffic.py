@@ -5,12 +5,12 @@ It costs a request no round trip. With Redis away the counts of that second are 
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 from redis.asyncio.client import Pipeline
 
 from app.latency import quantile
@@ -50,17 +50,16 @@ class Traffic:
     """Counts answers until `run` or `flush` takes them to Redis."""
 
     def __init__(self) -> None:
-        self._counts: dict[int, Counter[str]] = {}
+        self._answers: list[tuple[str, float]] = []
+        self._failed = 0
 
     def answered(self, source: str, seconds: float) -> None:
         """Note a recommendation from a source, and how long it took."""
-        counts = self._of_this_minute()
-        counts[_SOURCE + source] += 1
-        counts[f"{_BUCKET}{bisect_left(_BOUNDS, seconds)}"] += 1
+        self._answers.append((source, seconds))
 
     def failed(self) -> None:
         """Note an answer with a status of 500 or more."""
-        self._of_this_minute()[_FAILED] += 1
+        self._failed += 1
 
     async def run(self, cache: RecommendationCache) -> None:
         """Take the counts to Redis every second until cancelled; what is left then is for `flush`."""
@@ -70,22 +69,25 @@ class Traffic:
 
     async def flush(self, cache: RecommendationCache) -> None:
         """Take the counts to Redis, or drop them where it does not accept them."""
-        counts, self._counts = self._counts, {}
-        if not counts:
+        answers, self._answers = self._answers, []
+        failed, self._failed = self._failed, 0
+        if not answers and not failed:
             return
+        counts = Counter(f"{_SOURCE}{source}" for source, _ in answers)
+        took = np.searchsorted(_BOUNDS, [seconds for _, seconds in answers])
+        counts.update({f"{_BUCKET}{bucket}": n for bucket, n in enumerate(np.bincount(took).tolist()) if n})
+        if failed:
+            counts[_FAILED] = failed
+        # To within the second since the last flush.
+        key = cache.keys.traffic(int(time.time() // 60))
 
         def commands(pipeline: Pipeline) -> None:
-            for minute, fields in counts.items():
-                key = cache.keys.traffic(minute)
-                for field, count in fields.items():
-                    pipeline.hincrby(key, field, count)
-                pipeline.expire(key, _KEPT_S)
+            for field, count in counts.items():
+                pipeline.hincrby(key, field, count)
+            pipeline.expire(key, _KEPT_S)
 
         with suppress(CacheUnavailable):
             await cache.execute("traffic", commands)
-
-    def _of_this_minute(self) -> Counter[str]:
-        return self._counts.setdefault(int(time.time() // 60), Counter())
 
 
 async def traffic_history(cache: RecommendationCache) -> TrafficHistory:

@@ -23,6 +23,7 @@ from app.direct_route import DirectRoute, read_parameters
 from app.main import create_app
 from app.request_boundary import RequestBoundary
 from app.settings import Settings
+from app.traffic import Traffic
 from benchmarks.harness import Table
 from benchmarks.serve import USERS, fill
 from tests.app.light_bundle import publish_light_bundle
@@ -42,7 +43,7 @@ async def profile(settings: Settings) -> Table:
         stored = [await services.cache.stored(model.entry_layout, f"user-{user}") for user in range(USERS)]
         max_age_s, now = settings.cache_max_age_s, time.time()
         direct = DirectRoute(app)
-        boundary = RequestBoundary(direct, settings=settings, telemetry=services.telemetry)
+        boundary = RequestBoundary(direct, settings=settings, telemetry=services.telemetry, traffic=Traffic())
 
         async def nothing(user: int) -> None:
             _scope(app, user)
@@ -98,7 +99,7 @@ def _scope(app: Any, user: int) -> dict[str, Any]:
         "path": f"/recommend/user-{user}",
         "root_path": "",
         "query_string": b"",
-        "headers": [(b"host", b"bench")],
+        "headers": [(b"host", b"localhost")],
         "app": app,
     }
 
