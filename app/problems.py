@@ -24,7 +24,6 @@ from starlette.exceptions import HTTPException
 PROBLEM_JSON = "application/problem+json"
 _MAX_ERRORS = 50
 _MAX_NAME = 100
-_NOT_READ_AS_JSON = ("model_attributes_type", "list_type")
 _TITLES = {400: "Bad request", 404: "No such page", 405: "Method not allowed"}
 
 
@@ -354,7 +353,7 @@ def install(app: FastAPI) -> None:
         ]
         detail = f"{len(found)} thing{'s' if len(found) > 1 else ''} to correct; see errors."
         whole = {e["type"] for e in found if tuple(e["loc"]) == ("body",)}
-        if whole.intersection(_NOT_READ_AS_JSON) and "json" not in request.headers.get("content-type", ""):
+        if whole & {"model_attributes_type", "list_type"} and "json" not in request.headers.get("content-type", ""):
             detail += " The body was not read as JSON: send the header Content-Type: application/json."
         return problem_response(
             422, "invalid-request", "The request is not valid", detail, request_id=_request_id(request), errors=errors
