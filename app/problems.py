@@ -352,6 +352,9 @@ def install(app: FastAPI) -> None:
             for e in found[:_MAX_ERRORS]
         ]
         detail = f"{len(found)} thing{'s' if len(found) > 1 else ''} to correct; see errors."
+        whole = {e["type"] for e in found if tuple(e["loc"]) == ("body",)}
+        if whole & {"model_attributes_type", "list_type"} and "json" not in request.headers.get("content-type", ""):
+            detail += " The body was not read as JSON: send the header Content-Type: application/json."
         return problem_response(
             422, "invalid-request", "The request is not valid", detail, request_id=_request_id(request), errors=errors
         )

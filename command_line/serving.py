@@ -1,6 +1,7 @@
 """`tessera serve`, `tessera decoder` and `tessera demo`."""
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -72,8 +73,17 @@ def demo(
     keep_serving: Annotated[
         bool, typer.Option("--keep-serving/--exit", help="Stay up, or stop after the tour.")
     ] = True,
+    write_data: Annotated[
+        Path | None, typer.Option(help="Only write the catalogue here, as interactions.csv and items.csv.")
+    ] = None,
 ) -> None:
     """A generated catalogue, end to end: train, publish, refresh, serve; prints addresses to try."""
+    if write_data is not None:
+        from offline.generate_catalogue import generate
+
+        generate(write_data, users=users, items=items, seed=0, as_csv=True)
+        typer.echo(f"{write_data}: interactions.csv of {users} users, items.csv of {items} items")
+        return
     from app.demo import run_demo
 
     run_demo(read_settings(), users=users, items=items, port=port, keep_serving=keep_serving)

@@ -1,6 +1,7 @@
-"""Makes a shop: a catalogue, and the purchases of users who have plans, written as RecBole atomic files.
+"""Makes a shop: a catalogue, and the purchases of users who have plans, as RecBole atomic files or as CSV.
 
     python -m offline.generate_catalogue --out DIR --users 2000 --items 800 --seed 0
+    tessera demo --write-data DIR    # the same as interactions.csv and items.csv
 
 Users work through projects. A project belongs to a department and takes its steps in order (printer, ink, paper,
 album); what is bought at a step mostly matches the brand and series the project began with, even when another purchase
@@ -12,6 +13,7 @@ import argparse
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from model_store.catalog import Catalog
 from offline.shop_vocabulary import DEPARTMENTS, MAKERS, SERIES, STEPS
+from offline.write_csv import write_csv
 from offline.write_recbole import write_recbole
 
 NAME = "shop"
@@ -54,8 +57,9 @@ class _Shop:
     """Cumulative, by item index: popularity among whims."""
 
 
-def generate(folder: Path, *, users: int, items: int, seed: int) -> None:
-    """Writes `shop.inter` and `shop.item`; the same arguments give the same bytes.
+def generate(folder: Path, *, users: int, items: int, seed: int, as_csv: bool = False) -> None:
+    """Writes `shop.inter` and `shop.item`, or `interactions.csv` and `items.csv`; the same arguments give the same
+    bytes.
 
     Raises:
         ValueError: fewer than 1 user or than `MIN_ITEMS` items.
@@ -74,9 +78,9 @@ def generate(folder: Path, *, users: int, items: int, seed: int) -> None:
             item, wait_days = shopper.buy(draws)
             bought.append(item)
             days.append(wait_days)
-    write_recbole(
+    write = write_csv if as_csv else partial(write_recbole, name=NAME)
+    write(
         folder,
-        NAME,
         catalog=shop.catalog,
         user_ids=[f"u{user:0{len(str(users))}d}" for user in range(1, users + 1)],
         offsets=offsets,

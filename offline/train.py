@@ -171,7 +171,11 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
     codes_stage = run.stage("codes", recipe.codes, recipe.language_model.llm, joint_stage.name)
     quantization = Quantization.from_arrays(_arrays(codes_stage, tokenize))
     if processes.is_main:
-        say(f"item codes: {quantization.report}")
+        codes_made = quantization.report
+        say(
+            f"item codes: {codes_made['items']} items, {codes_made['entries']} entries a level, "
+            f"{codes_made['items_moved']} items moved to make codes unique"
+        )
 
     codes = ItemCodes(quantization.codes_NL)
     trie = PrefixTrie.build(codes)

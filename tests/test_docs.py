@@ -15,6 +15,7 @@ from typer.main import get_command
 import tessera
 from app.decoder.settings import DecoderSettings
 from app.settings import Settings
+from tests.app.openapi_document import document
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -147,6 +148,16 @@ def test_every_benchmark_in_the_readme_exists() -> None:
     assert {name for name in used if not (ROOT / "benchmarks" / f"{name}.py").is_file()} == set()
 
 
+def test_every_address_in_the_readme_is_an_operation() -> None:
+    paths = {re.sub(r"\{\w+\}", "{id}", path) for path in document()["paths"]}
+    # The item follows the address.
+    known = paths | {path.removesuffix("/{id}") for path in paths} | {"/"}
+    text = README.read_text(encoding="utf-8")
+    used = {re.sub(r"\{\w+\}", "{id}", path) for path in re.findall(r"`(?:[A-Z]+ )?(/[^`\s?]*)", text)}
+    assert "/recommend" in used
+    assert used - known == set()
+
+
 # Links
 
 
@@ -167,6 +178,11 @@ def test_every_relative_link_leads_somewhere() -> None:
             if not there.exists() or (anchor and anchor not in anchors(there)):
                 broken.append(f"{named(page)}: {target}")
     assert broken == []
+
+
+def test_the_readme_leads_to_every_page_of_the_manual() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", README.read_text(encoding="utf-8")))
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - linked == set()
 
 
 def test_every_decision_is_in_the_index() -> None:

@@ -188,3 +188,13 @@ async def test_problems_are_in_openapi(api: RunningApp) -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
     assert "501" in document["paths"]["/recommend/{user_id}"]["get"]["responses"]
     assert "503" in document["paths"]["/events"]["post"]["responses"]
+
+
+async def test_a_body_without_its_type_is_told_to_give_it(client: httpx.AsyncClient) -> None:
+    for path in ("/rank", "/items"):
+        untyped = await client.post(path, content=b"[]", headers={"Content-Type": "application/x-www-form-urlencoded"})
+        assert_problem(untyped, 422, "invalid-request")
+        assert "Content-Type: application/json" in untyped.json()["detail"]
+    typed = await client.post("/rank", json=[])
+    assert_problem(typed, 422, "invalid-request")
+    assert "Content-Type" not in typed.json()["detail"]

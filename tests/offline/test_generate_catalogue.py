@@ -35,6 +35,20 @@ def test_nobody_buys_an_item_twice_or_two_at_once(shop: Dataset) -> None:
         assert (np.diff(times) > 0).all()
 
 
+def test_as_csv_it_is_the_same_shop(shop: Dataset, tmp_path: Path) -> None:
+    generate(tmp_path, users=2_000, items=800, seed=0, as_csv=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["interactions.csv", "items.csv"]
+    read = read_dataset(tmp_path)
+    assert read.warnings == ()
+    assert read.user_ids == shop.user_ids
+    for name in ("offsets", "items", "timestamps"):
+        assert (getattr(read, name) == getattr(shop, name)).all()
+    for name in ("item_ids", "titles", "texts", "categories", "attributes"):
+        assert getattr(read.catalog, name) == getattr(shop.catalog, name), name
+    assert (read.catalog.prices == shop.catalog.prices).all()
+    assert (read.catalog.available == shop.catalog.available).all()
+
+
 def hit_at_10(scores_nN: NDArray[np.float64], cases: EvaluationCases) -> float:
     """Share of targets among the 10 best items that are not in the history."""
     hits = 0
