@@ -3,7 +3,7 @@
     Problem
       BadAddress 400   KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404
       BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429
-      NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   Overloaded 503
+      NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   NotStored 501   Overloaded 503
       StorageUnavailable 503   RankingUnavailable 503   WindowNotCounted 503
       KeyRequired 401   NotLocal 403   ScopeMissing 403   ItemNotFound 404   BodyTooLarge 413
       NothingToRankBy 422   QueryNotSupported 501   StorageUnavailable 503   RankingUnavailable 503
@@ -217,6 +217,15 @@ class QueryNotSupported(Problem):
     name = "query-not-supported"
     title = "Text queries are not supported"
     detail = "The served model version cannot take a text query; leave out q."
+
+
+class NotStored(Problem):
+    """A call of Gorse's API about what is not kept here."""
+
+    status = 501
+    name = "not-stored"
+    title = "Not stored"
+    detail = "What this call is about is not kept."
 
 
 class Overloaded(Problem):
