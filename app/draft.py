@@ -77,7 +77,7 @@ class Draft:
         """What decoded live for this answer."""
         self._scores: list[float] = []
         self._reasons: list[Reason] = []
-        self._source: Source = "popular"
+        self._sources: list[Source] = []
         self._revision = self.model.eligibility.revision
 
     @property
@@ -125,6 +125,10 @@ class Draft:
         """Whether it begins with an item of a fresh entry, or with one decoded now."""
         return self._source == "cache" or "live" in self._reasons[:1]
 
+    @property
+    def _source(self) -> Source:
+        return self._sources[0] if self._sources else "popular"
+
     def open_entry(self) -> NDArray[np.int32]:
         """Items of the entry that may be added; int32, in its order, none without one."""
         if self.entry is None:
@@ -164,12 +168,11 @@ class Draft:
                 if self.quota is not None and not self.quota.take(item):
                     self.held_back = True
                     continue
-                if not self.items:
-                    self._source = source
                 self.hidden.add(item)
                 self.items.append(item)
                 self._scores.append(score)
                 self._reasons.append(reason)
+                self._sources.append(source)
 
     def drop_removed(self) -> bool:
         """Take out what may not be shown any more because items have changed since it was added; whether any was."""
@@ -182,6 +185,11 @@ class Draft:
         self.items = [item for item, passes in zip(self.items, allowed, strict=True) if passes]
         self._scores = [score for score, passes in zip(self._scores, allowed, strict=True) if passes]
         self._reasons = [reason for reason, passes in zip(self._reasons, allowed, strict=True) if passes]
+        self._sources = [source for source, passes in zip(self._sources, allowed, strict=True) if passes]
+        self.quota = self._new_quota()
+        if self.quota is not None:
+            for item in self.items:
+                self.quota.take(item)
         return True
 
     def note_removed(self, items: NDArray[np.integer]) -> None:

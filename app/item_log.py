@@ -17,7 +17,8 @@ from redis.asyncio.client import Pipeline
 
 from app.item_overlay import BEGINNING, ItemOverlay, LogId, changed_ids, format_id, parse_id
 from app.item_records import ItemChange, ItemRecord, fold, pack_changes, unpack_changes
-from app.recommendation_cache import ITEM_CHANGES_READ, CacheUnavailable, LogEntry, RecommendationCache
+from app.recommendation_cache import ITEM_CHANGES_READ, CacheUnavailable, RecommendationCache
+from app.redis_replies import LogEntry
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import Telemetry

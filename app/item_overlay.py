@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from app.item_records import ItemRecord, fold, unpack_changes
-from app.recommendation_cache import LogEntry
+from app.redis_replies import LogEntry
 
 LogId = tuple[int, int]
 BEGINNING: LogId = (0, 0)

@@ -30,16 +30,83 @@ _ANSWER = {
     "not_applied": {},
 }
 
-PATHS: Mapping[str, str] = {"user_id": "user-17", "item_id": "item-204", **gorse.PATHS}
+_SHOWN_ITEM = {
+    "item_id": "item-204",
+    "title": "Oak planter, 60 cm",
+    "text": "For herbs and small shrubs.",
+    "categories": ["garden", "planters"],
+    "price": 49.9,
+    "attributes": {"brand": "Larch & Sons"},
+    "in_stock": True,
+    "hidden": False,
+    "code": _ITEM["code"],
+    "decodable": True,
+    "not_decodable": None,
+}
+_ACTIVATED = {
+    "version": _VERSION,
+    "before": "20251224-080000-9c1e",
+    "cached_lists": 2000,
+    "cached_lists_estimated": False,
+    "warning": None,
+}
+_JOB_ID = "4be19c0a77d2f035"
+_JOB = {
+    "id": _JOB_ID,
+    "status": "running",
+    "cancelling": False,
+    "mode": "stale",
+    "version": _VERSION,
+    "budget_users": 5000,
+    "budget_s": None,
+    "users": None,
+    "created_at": 1767340800.0,
+    "started_at": 1767340801.5,
+    "ended_at": None,
+    "users_done": 1200,
+    "users_total": 5000,
+    "users_per_second": 400.0,
+    "left_s": 9.5,
+    "error": None,
+    "starts": 1,
+}
+_DEPENDENCIES = {
+    "model": {"ok": True, "configured": True, "detail": None},
+    "redis": {"ok": True, "configured": True, "detail": None},
+    "decoder": {"ok": False, "configured": False, "detail": "this deployment has no decoder"},
+}
+
+PATHS: Mapping[str, str] = {
+    **gorse.PATHS,
+    "user_id": "user-17",
+    "item_id": "item-204",
+    "version": _VERSION,
+    "job_id": _JOB_ID,
+}
 """Examples of path parameters, by name."""
 
 BODIES: Mapping[str, Any] = {
     **gorse.BODIES,
     "recommend": {"history": ["item-9", "item-31"], "n": 5, "category": ["garden"]},
     "recommend_to_users": {"user_ids": ["user-17", "user-18"], "n": 5},
-    "rank": {"user_id": "user-17", "items": ["item-204", "item-9"]},
+    "rank": {"user_id": "user-17", "items": ["item-204", "item-9", "item-31"]},
     "explain": {"user_id": "user-17", "item_id": "item-204"},
     "change_blocks": {"block": ["item-9"], "unblock": ["item-31"]},
+    "look_up_items": {"ids": ["item-204", "item-9"]},
+    "write_items": [
+        {"item_id": "item-204", "operation": "patch", "price": 44.9},
+        {"item_id": "item-900", "title": "Slate birdbath", "categories": ["garden"], "price": 39.0},
+        {"item_id": "item-31", "operation": "delete"},
+    ],
+    "put_item": {
+        "title": "Oak planter, 60 cm",
+        "text": "For herbs and small shrubs.",
+        "categories": ["garden", "planters"],
+        "price": 49.9,
+        "attributes": {"brand": "Larch & Sons"},
+    },
+    "patch_item": {"in_stock": False},
+    "ask_for_refresh": {"mode": "stale", "budget_users": 5000},
     "record_events": [
         {"user_id": "user-17", "item_id": "item-204", "type": "purchase", "timestamp": "2026-01-02T08:05:00Z"}
     ],
@@ -55,6 +122,7 @@ ANSWERS: Mapping[str, Any] = {
         "user_id": "user-17",
         "items": [{name: _ITEM[name] for name in ("item_id", "rank", "score", "code")}],
         "unknown": ["item-9"],
+        "withheld": [{"item_id": "item-31", "reason": "out_of_stock"}],
         "model_version": _VERSION,
     },
     "record_events": {"accepted": 1, "duplicates": 0, "rejected": []},
@@ -91,15 +159,69 @@ ANSWERS: Mapping[str, Any] = {
         ],
         "unreadable": {},
     },
+    "list_catalogue": {"items": [_SHOWN_ITEM], "next": "item-204"},
+    "write_items": {"accepted": 2, "rejected": [{"row": 2, "item_id": "item-31", "reason": "unknown_item"}]},
+    "show_item": _SHOWN_ITEM,
+    "put_item": _SHOWN_ITEM,
+    "patch_item": _SHOWN_ITEM | {"in_stock": False},
+    "delete_item": {"item_id": "item-204", "deleted": True},
+    "look_up_items": {
+        "items": [
+            {
+                "item_id": "item-204",
+                "title": "Oak planter, 60 cm",
+                "categories": ["garden", "planters"],
+                "price": 49.9,
+                "available": True,
+                "code": _ITEM["code"],
+            }
+        ],
+        "unknown": ["item-9"],
+        "model_version": _VERSION,
+    },
+    "activate_version": _ACTIVATED,
+    "roll_back": _ACTIVATED,
+    "newest_refreshes": {"worker": True, "jobs": [_JOB]},
+    "ask_for_refresh": _JOB
+    | {"status": "queued", "started_at": None, "starts": 0}
+    | dict.fromkeys(("users_done", "users_total", "users_per_second", "left_s")),
+    "show_refresh": _JOB,
+    "cancel_refresh": _JOB | {"cancelling": True},
+    "show_overview": {
+        "generated_at": 1767340805.0,
+        "served": _VERSION,
+        "takes_queries": True,
+        "status": "ready",
+        "dependencies": _DEPENDENCIES,
+        "traffic": {
+            "minutes": [1767340740, 1767340800],
+            "answers": {"cache": [4100, 320], "live": [12, 0]},
+            "failed": [0, 0],
+            "fresh_share": [0.9971, 1.0],
+            "latency": {"p50_ms": [0.3, 0.3], "p95_ms": [0.6, 0.5], "p99_ms": [14.0, 0.9]},
+        },
+        "cache": {
+            "cache_version": _VERSION,
+            "measured_at": 1767340620,
+            "entries": 2000,
+            "histories": 2004,
+            "coverage": 0.998,
+            "entries_estimated": False,
+            "histories_estimated": False,
+            "sampled": 1000,
+            "median_age_s": 3600,
+            "ages": [{"up_to_s": 3600, "share": 0.52}, {"up_to_s": None, "share": 0.48}],
+            "examples": ["user-17"],
+        },
+        "caches": [_VERSION],
+        "redis": {"used_bytes": 3145728, "max_bytes": None, "nodes": 1},
+        "refresh": {"worker": True, "jobs": [_JOB]},
+    },
     "live": {"status": "ok"},
     "ready": {
         "status": "ready",
         "model_version": _VERSION,
-        "dependencies": {
-            "model": {"ok": True, "configured": True, "detail": None},
-            "redis": {"ok": True, "configured": True, "detail": None},
-            "decoder": {"ok": False, "configured": False, "detail": "this deployment has no decoder"},
-        },
+        "dependencies": _DEPENDENCIES,
     },
     "metrics": 'tessera_requests_total{method="GET",route="/popular",status="200"} 3.0\n',
     "latency": {

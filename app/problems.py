@@ -3,11 +3,11 @@
     Problem
       BadAddress 400   KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404
       BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429
-      NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   NotStored 501   Overloaded 503
+      NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   Overloaded 503
       StorageUnavailable 503   RankingUnavailable 503   WindowNotCounted 503
-      KeyRequired 401   NotLocal 403   ScopeMissing 403   ItemNotFound 404   BodyTooLarge 413
-      NothingToRankBy 422   QueryNotSupported 501   StorageUnavailable 503   RankingUnavailable 503
-      NewItemUnavailable 503   TooManyChangedItems 507
+
+Those of an administrator are in `app.admin_problems`, those of changes to the catalogue in `app.item_problems`,
+that of Gorse's calls in `app.gorse.problems`.
 
 Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
 crashes (500, nothing of their inside shown) have the same shape: {type, title, status, detail, request_id, errors?}.
@@ -219,15 +219,6 @@ class QueryNotSupported(Problem):
     detail = "The served model version cannot take a text query; leave out q."
 
 
-class NotStored(Problem):
-    """A call of Gorse's API about what is not kept here."""
-
-    status = 501
-    name = "not-stored"
-    title = "Not stored"
-    detail = "What this call is about is not kept."
-
-
 class Overloaded(Problem):
     """More than TESSERA_MAX_IN_FLIGHT requests are being answered."""
 
@@ -266,28 +257,6 @@ class RankingUnavailable(Problem):
     title = "Ranking unavailable"
     detail = "The decoder gave no answer; try again."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
-
-
-class NewItemUnavailable(Problem):
-    """An item that no catalogue has needs a code, and nobody can give it one now."""
-
-    status = 503
-    name = "new-item-unavailable"
-    title = "New items cannot be taken now"
-    detail = "A new item gets its code by way of the decoder, which gave no answer. Nothing was stored; try again."
-    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
-
-
-class TooManyChangedItems(Problem):
-    """TESSERA_OVERLAY_ITEMS items have changed since their catalogue was published."""
-
-    status = 507
-    name = "too-many-changed-items"
-    title = "Too many changed items"
-    detail = (
-        "As many items have changed as may (TESSERA_OVERLAY_ITEMS); items that have not changed before cannot now. "
-        "Nothing was stored. Raise the setting, which costs every worker memory."
-    )
 
 
 def problem_response(

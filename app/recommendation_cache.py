@@ -6,19 +6,19 @@ its timeout, and for a while at once, so that an outage does not cost every requ
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain, islice
 from ssl import SSLError
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from app.circuit_breaker import CircuitBreaker
-from app.history_commands import add_to_history, mark_dirty
 from app.pipelined_connection import Command
 from app.redis_connection import RedisClient, connections_of
+from app.redis_replies import LogEntry, error_code, log_entry, text, texts
 from app.settings import Settings
 from app.shared_reads import ReadRefused, SharedReads
 from app.telemetry import Telemetry
@@ -37,8 +37,11 @@ _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
 
 
-LogEntry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
-"""An entry of a stream: its id and its fields."""
+class _Patience(NamedTuple):
+    """How long a kind of call may take, and what tells when to make none."""
+
+    breaker: CircuitBreaker
+    timeout_s: float
 
 
 class CacheUnavailable(Exception):
@@ -75,17 +78,22 @@ class RecommendationCache:
         self.next_item_change = next_item_change
         self.on_item_changes = on_item_changes
         cooldown_s = settings.redis_cooldown_ms / 1000
-        self._breaker = CircuitBreaker(
-            "redis", failures_to_open=_FAILURES_TO_OPEN, first_pause_s=cooldown_s, longest_pause_s=cooldown_s
-        )
-        self._read_timeout_s = settings.redis_timeout_ms / 1000
-        self._write_timeout_s = settings.redis_write_timeout_ms / 1000
+
+        def patience(name: str, timeout_ms: int) -> _Patience:
+            breaker = CircuitBreaker(
+                name, failures_to_open=_FAILURES_TO_OPEN, first_pause_s=cooldown_s, longest_pause_s=cooldown_s
+            )
+            return _Patience(breaker, timeout_ms / 1000)
+
+        # Each with a breaker of its own: a Redis that is late for reads can be in time for writes.
+        self._reading = patience("redis", settings.redis_timeout_ms)
+        self._writing = patience("redis writes", settings.redis_write_timeout_ms)
         self._shared = SharedReads(
             client,
-            self._breaker,
+            self._reading.breaker,
             common=self._common_commands,
             on_common=self._take_common,
-            timeout_s=self._read_timeout_s,
+            timeout_s=self._reading.timeout_s,
         )
 
     async def read(self, layout: EntryLayout, user_id: str) -> UserState:
@@ -126,7 +134,7 @@ class RecommendationCache:
                 pipeline.execute_command(*command)
 
         # A batch is many histories to receive: a connection of its own, and the time of a write.
-        replies = await self._execute("read", commands, self._write_timeout_s)
+        replies = await self._execute("read", commands, self._writing)
         self._take_common(replies[: len(common)])
         values = iter(replies[len(common) :])
         return [self.state_of(StoredUser._make(islice(values, len(own)))) for own in of_users]
@@ -140,8 +148,8 @@ class RecommendationCache:
 
     def _take_common(self, replies: Sequence[Any]) -> None:
         active, item_changes = replies
-        self.on_active(_text(active))
-        self.on_item_changes([_log_entry(*entry) for entry in item_changes])
+        self.on_active(text(active))
+        self.on_item_changes([log_entry(*entry) for entry in item_changes])
 
     def _user_commands(self, layout: EntryLayout, user_id: str) -> tuple[Command, ...]:
         """What a read asks for of each user: the fields of a StoredUser, in their order."""
@@ -157,8 +165,8 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: Redis did not answer in time.
         """
-        (active,) = await self._execute("active", lambda p: p.get(self._keys.active), self._read_timeout_s)
-        return _text(active)
+        (active,) = await self._execute("active", lambda p: p.get(self._keys.active), self._reading)
+        return text(active)
 
     async def activate(self, version: str) -> None:
         """Have a version served.
@@ -166,7 +174,7 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: perhaps it is.
         """
-        await self._execute("active", lambda p: p.set(self._keys.active, version), self._write_timeout_s)
+        await self._execute("active", lambda p: p.set(self._keys.active, version), self._writing)
 
     async def store(self, layout: EntryLayout, user_id: str, entry: CacheEntry, history: tuple[str, ...]) -> None:
         """Write back a decoded entry.
@@ -190,8 +198,8 @@ class RecommendationCache:
             pipeline.hset(self._keys.caches, layout.cache_version, str(layout.buckets))
             pipeline.lrange(self._keys.history(user_id), 0, -1)
 
-        *_, stored = await self._execute("store", write, self._write_timeout_s)
-        now = _texts(stored)
+        *_, stored = await self._execute("store", write, self._writing)
+        now = texts(stored)
 
         if now and now != history:
             return
@@ -202,26 +210,7 @@ class RecommendationCache:
             if not now:
                 pipeline.hdel(bucket, user_id)
 
-        await self._execute("store", settle, self._write_timeout_s)
-
-    async def append_events(self, events: Iterable[tuple[str, str]]) -> None:
-        """Add (user id, item id) events, oldest first, and mark the users dirty.
-
-        Raises:
-            CacheUnavailable: perhaps none, perhaps a part was recorded; sending all again repeats items at worst.
-        """
-        items_of: dict[str, list[str]] = {}
-        for user_id, item_id in events:
-            items_of.setdefault(user_id, []).append(item_id)
-        if not items_of:
-            return
-
-        def commands(pipeline: Pipeline) -> None:
-            for user_id, items in items_of.items():
-                add_to_history(pipeline, self._keys, self._settings, user_id, items)
-            mark_dirty(pipeline, self._keys, self._settings, items_of)
-
-        await self._execute("events", commands, self._write_timeout_s)
+        await self._execute("store", settle, self._writing)
 
     async def history(self, user_id: str) -> tuple[str, ...]:
         """A user's item ids, oldest first.
@@ -229,10 +218,8 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: Redis did not answer in time.
         """
-        (items,) = await self._execute(
-            "history", lambda p: p.lrange(self._keys.history(user_id), 0, -1), self._read_timeout_s
-        )
-        return _texts(items)
+        (items,) = await self._execute("history", lambda p: p.lrange(self._keys.history(user_id), 0, -1), self._reading)
+        return texts(items)
 
     async def forget(self, user_id: str) -> bool:
         """Delete all that is stored of a user, under whatever version. Returns whether anything was.
@@ -240,7 +227,7 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: perhaps not all is deleted; do it again.
         """
-        (caches,) = await self._execute("forget", lambda p: p.hgetall(self._keys.caches), self._write_timeout_s)
+        (caches,) = await self._execute("forget", lambda p: p.hgetall(self._keys.caches), self._writing)
         layouts = [EntryLayout(version.decode(), int(buckets)) for version, buckets in caches.items()]
 
         def commands(pipeline: Pipeline) -> None:
@@ -253,7 +240,7 @@ class RecommendationCache:
             for layout in layouts:
                 pipeline.hdel(self._keys.bucket_of(layout, user_id), user_id)
 
-        return any(await self._execute("forget", commands, self._write_timeout_s))
+        return any(await self._execute("forget", commands, self._writing))
 
     async def execute(
         self, operation: str, commands: Callable[[Pipeline], object], *, patient: bool = True
@@ -268,7 +255,7 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: perhaps none, perhaps a part was done.
         """
-        return await self._execute(operation, commands, self._write_timeout_s if patient else self._read_timeout_s)
+        return await self._execute(operation, commands, self._writing if patient else self._reading)
 
     @asynccontextmanager
     async def attempt(self, operation: str) -> AsyncIterator[RedisClient]:
@@ -277,19 +264,17 @@ class RecommendationCache:
         Raises:
             CacheUnavailable: perhaps none, perhaps a part was done.
         """
-        if not self._breaker.allows():
-            self._telemetry.cache_unavailable.labels(operation, "cooldown").inc()
-            raise CacheUnavailable("cooling down after a failure")
+        breaker, timeout_s = self._asked(operation, self._writing)
         try:
-            async with asyncio.timeout(self._write_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 yield self._client
         except ResponseError as error:
-            self._breaker.succeeded()
+            breaker.succeeded()
             raise self._unavailable(operation, error) from error
         except _EXPECTED as error:
-            self._breaker.failed()
+            breaker.failed()
             raise self._unavailable(operation, error) from error
-        self._breaker.succeeded()
+        breaker.succeeded()
 
     async def put_off_expiry(self, layout: EntryLayout) -> None:
         """Give the buckets of a served version their whole lifetime again; at most one process does, and rarely.
@@ -300,7 +285,7 @@ class RecommendationCache:
         lifetime_s = self._settings.entry_ttl_s
         kept = self._keys.kept(layout.cache_version)
         pause_s = max(lifetime_s // _EXPIRY_PUT_OFF_PER_LIFETIME, 1)
-        (won,) = await self._execute("expiry", lambda p: p.set(kept, "", nx=True, ex=pause_s), self._write_timeout_s)
+        (won,) = await self._execute("expiry", lambda p: p.set(kept, "", nx=True, ex=pause_s), self._writing)
         if not won:
             return
         try:
@@ -311,10 +296,10 @@ class RecommendationCache:
                     for number in numbers:
                         pipeline.expire(self._keys.bucket(layout, number), lifetime_s)
 
-                await self._execute("expiry", commands, self._write_timeout_s)
+                await self._execute("expiry", commands, self._writing)
         except CacheUnavailable:
             with suppress(CacheUnavailable):
-                await self._execute("expiry", lambda p: p.delete(kept), self._write_timeout_s)
+                await self._execute("expiry", lambda p: p.delete(kept), self._writing)
             raise
 
     def connections(self) -> tuple[int, int]:
@@ -324,7 +309,7 @@ class RecommendationCache:
     @property
     def breaker_open(self) -> bool:
         """Whether Redis is being left alone after repeated failures."""
-        return self._breaker.is_open
+        return self._reading.breaker.is_open or self._writing.breaker.is_open
 
     async def ping(self) -> None:
         """Check that Redis answers, whatever recent requests met.
@@ -349,7 +334,7 @@ class RecommendationCache:
         entry, history = self._entry(stored.packed), stored.history
         # Without a history, because it has expired, there is nothing to decode anew from.
         dirty = entry is not None and bool(history) and entry.history_digest != history_digest(history)
-        return UserState(entry, _texts(history), dirty, _texts(stored.withheld))
+        return UserState(entry, texts(history), dirty, texts(stored.withheld))
 
     def _entry(self, packed: bytes | None) -> CacheEntry | None:
         if packed is None:
@@ -360,10 +345,8 @@ class RecommendationCache:
             self._telemetry.cache_unreadable.inc()
             return None
 
-    async def _execute(self, operation: str, commands: Callable[[Pipeline], object], timeout_s: float) -> list[Any]:
-        if not self._breaker.allows():
-            self._telemetry.cache_unavailable.labels(operation, "cooldown").inc()
-            raise CacheUnavailable("cooling down after a failure")
+    async def _execute(self, operation: str, commands: Callable[[Pipeline], object], patience: _Patience) -> list[Any]:
+        breaker, timeout_s = self._asked(operation, patience)
         try:
             async with asyncio.timeout(timeout_s):
                 # A cluster's pipeline has the same commands, and no common base class.
@@ -371,39 +354,25 @@ class RecommendationCache:
                 commands(pipeline)
                 results: list[Any] = await pipeline.execute(raise_on_error=False)
         except _EXPECTED as error:
-            self._breaker.failed()
+            breaker.failed()
             raise self._unavailable(operation, error) from error
-        self._breaker.succeeded()
+        breaker.succeeded()
         for result in results:
             # Such as OOM or a key of another type: Redis is well, this request is not.
             if isinstance(result, Exception):
                 raise self._unavailable(operation, result) from result
         return results
 
+    def _asked(self, operation: str, patience: _Patience) -> _Patience:
+        """The same, where its breaker allows a call now."""
+        if not patience.breaker.allows():
+            self._telemetry.cache_unavailable.labels(operation, "cooldown").inc()
+            raise CacheUnavailable("cooling down after a failure")
+        return patience
+
     def _unavailable(self, operation: str, error: Exception) -> CacheUnavailable:
         # A certificate that is not trusted looks like any other lost connection from outside.
         kind = next((type(cause).__name__ for cause in causes_of(error) if isinstance(cause, SSLError)), None)
-        kind = kind or _error_code(error) or type(error).__name__
+        kind = kind or error_code(error) or type(error).__name__
         self._telemetry.cache_unavailable.labels(operation, kind).inc()
         return CacheUnavailable(f"{operation}: {kind}")
-
-
-def _error_code(error: Exception) -> str | None:
-    """What Redis calls it where the client has no name for it: MISCONF for a full disk, NOREPLICAS, ..."""
-    code = str(error).partition(" ")[0]
-    return code if type(error) is ResponseError and code.isupper() and code != "ERR" else None
-
-
-def _texts(values: Iterable[bytes]) -> tuple[str, ...]:
-    return tuple(value.decode(errors="replace") for value in values)
-
-
-def _text(value: bytes | None) -> str | None:
-    return value.decode(errors="replace") if value else None
-
-
-def _log_entry(entry_id: bytes, fields: Any) -> LogEntry:
-    """An entry of a stream, of which redis-py makes a dictionary and its reader a list of names and values."""
-    if isinstance(fields, dict):
-        return entry_id, fields
-    return entry_id, dict(zip(fields[::2], fields[1::2], strict=True))

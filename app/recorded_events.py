@@ -16,7 +16,7 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.client import Pipeline
 from redis.exceptions import MovedError, WatchError
 
-from app.history_commands import add_to_history, mark_dirty
+from app.history_commands import add_events, add_to_history, mark_dirty
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.redis_connection import RedisClient
 from app.settings import Settings
@@ -100,7 +100,8 @@ class RecordedEvents:
             (event.user_id, event.item_id, event.seconds) for event in events if event.is_read
         )
         if not any(event.event_id is not None for event in events):
-            await self._cache.append_events((event.user_id, event.item_id) for event in events if not event.is_read)
+            into_history = [(event.user_id, event.item_id) for event in events if not event.is_read]
+            await self._cache.execute("events", lambda p: add_events(p, self._keys, self._settings, into_history))
             return [True] * len(events)
         seen = await self._record_named(events)
         news = dict.fromkeys(e.user_id for row, e in enumerate(events) if row not in seen and not e.is_read)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Depends, Query
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.item_pages import ItemsPage, list_items
+from app.item_problems import NewItemUnavailable, TooManyChangedItems
 from app.item_records import ItemChange
 from app.item_schemas import (
     MAX_WRITES,
@@ -21,7 +22,7 @@ from app.item_schemas import (
 from app.item_views import ItemView, item_view, knows_item
 from app.item_writes import RejectionReason, Written
 from app.json_response import Json
-from app.problems import ItemNotFound, NewItemUnavailable, StorageUnavailable, TooManyChangedItems, responses
+from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
 
 router = APIRouter(prefix="/items", tags=["items"])

@@ -40,7 +40,7 @@ async def rank(asked: RankBody, query: NoQuery, services: CurrentServices) -> Js
     candidates = model.indices_of(item_id for item_id in wanted if item_id not in withheld)
     items = await _ranked(asked, services, model, history, candidates) if candidates else []
     # Again, because items may have changed while they were scored.
-    withheld = _withheld(asked, services, model, wanted)
+    withheld |= _withheld(asked, services, model, wanted)
     shown = [item for item in items if item.item_id not in withheld]
     answer = RankAnswer(
         user_id=asked.user_id,

@@ -1,6 +1,7 @@
 """The short way to a cached answer says what the long way says, or nothing."""
 
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from app.cached_answer import cached_answer, is_simple
 from app.draft import Draft
 from app.eligibility import ItemFilter
+from app.item_records import ItemRecord, is_withheld
 from app.items_by_code import MAX_KEPT, ItemsByCode
 from app.json_response import json_bytes
 from app.recommendation import Wanted
@@ -49,7 +51,25 @@ wanteds = st.builds(
     exclude=st.lists(st.integers(0, ITEMS + 3).map(lambda item: f"item-{item}"), max_size=5).map(tuple),
     fresh=st.booleans(),
     strict=st.booleans(),
+    write_back_after_s=st.none() | st.just(0.0),
 )
+item_changes = st.dictionaries(
+    st.integers(0, ITEMS - 1),
+    st.sampled_from(
+        [
+            ItemRecord(hidden=True),
+            ItemRecord(deleted=True),
+            ItemRecord(in_stock=False),
+            ItemRecord(in_stock=True),
+            ItemRecord(price=30.0),
+            ItemRecord(price=None),
+            ItemRecord(categories=[]),
+            ItemRecord(categories=list(CATEGORIES)),
+        ]
+    ),
+    max_size=12,
+)
+"""What the overlay has of items that were changed since their catalogue was published."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +82,10 @@ def long_way(model: ServedModel, user_id: str, wanted: Wanted, stored: StoredUse
     assert stored.packed is not None
     entry = CacheEntry.unpack(stored.packed)
     dirty = bool(stored.history) and entry.history_digest != history_digest(stored.history)
-    state = UserState(entry, tuple(item.decode(errors="replace") for item in stored.history), dirty)
+    history, withheld = (
+        tuple(item.decode(errors="replace") for item in ids) for ids in (stored.history, stored.withheld)
+    )
+    state = UserState(entry, history, dirty, withheld)
     asked = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__}
     draft = Draft(model, Wanted(**(asked | {"user_id": user_id})), state, MAX_AGE_S)
     found = model.items_of_codes(entry.codes_KL)
@@ -70,9 +93,23 @@ def long_way(model: ServedModel, user_id: str, wanted: Wanted, stored: StoredUse
     return draft
 
 
+@pytest.fixture(autouse=True)
+def unchanged_items(model: ServedModel) -> Iterator[None]:
+    """No test leaves changes of items to the next."""
+    yield
+    change_items(model, {})
+
+
+def change_items(model: ServedModel, changes: Mapping[int, ItemRecord]) -> None:
+    """Have these changes of items in force, and no others."""
+    model.eligibility.apply({f"item-{item}": changes.get(item) for item in range(ITEMS)})
+
+
 @given(
     entry=entries,
     history=st.lists(stored_ids, max_size=12),
+    withheld=st.lists(stored_ids, max_size=6),
+    changed=item_changes,
     user_id=st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable()),
     wanted=wanteds,
     age_s=st.integers(-3, 200),
@@ -83,6 +120,8 @@ def test_both_ways_say_the_same(
     model: ServedModel,
     entry: list[int],
     history: list[bytes],
+    withheld: list[bytes],
+    changed: dict[int, ItemRecord],
     user_id: str,
     wanted: Wanted,
     age_s: int,
@@ -93,7 +132,8 @@ def test_both_ways_say_the_same(
     scores = (np.arange(len(entry)) * -0.37).astype(np.float16)
     digest = history_digest(history) ^ (not same_history)
     packed = CacheEntry(codes_KL, scores, digest, int(time.time()) - age_s, "torch").pack()
-    stored = StoredUser(packed, history)
+    stored = StoredUser(packed, history, withheld)
+    change_items(model, changed)
     draft = long_way(model, user_id, wanted, stored)
     quick = cached_answer(model, user_id, wanted, stored, MAX_AGE_S, draft.now)
     if quick is None:
@@ -110,11 +150,14 @@ def test_both_ways_say_the_same(
     assert (quick.known and quick.source != "cache") == draft.outdated
     assert (quick.source == "cache") == draft.fresh
     assert draft.given() == {"cache": wanted.offset + wanted.n}
+    never = {item.decode(errors="replace") for item in withheld}
+    never |= {f"item-{item}" for item, record in changed.items() if is_withheld(record)}
+    assert never.isdisjoint(quick.item_ids)
 
 
 @pytest.mark.parametrize("packed", [None, b"", b"\x09nonsense", b"\x02\x01\x05\x00" + bytes(8)])
 def test_no_entry_that_can_be_read_is_no_answer(model: ServedModel, packed: bytes | None) -> None:
-    assert cached_answer(model, "ann", Wanted(), StoredUser(packed, []), MAX_AGE_S, time.time()) is None
+    assert cached_answer(model, "ann", Wanted(), StoredUser(packed, [], []), MAX_AGE_S, time.time()) is None
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,24 @@
 """The route without FastAPI's machinery takes what FastAPI takes, and refuses nothing itself."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 from urllib.parse import quote
 
+import orjson
 import pytest
 from fastapi import FastAPI, Query
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from pydantic import SecretStr
+from starlette.datastructures import QueryParams
 
 from app.direct_route import read_parameters
+from app.recommendation import Wanted
 from app.schemas import RecommendParameters
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, ids, running
@@ -62,7 +68,9 @@ def fastapi_reads() -> Iterator[TestClient]:
 def assert_read_alike(fastapi_reads: TestClient, query: str) -> None:
     said = fastapi_reads.get(f"/?{query}")
     wanted = read_parameters(query.encode())
-    if wanted is None:
+    if "write_back_type" in QueryParams(query):
+        assert wanted is None, "whether the server takes it is asked in the route"
+    elif wanted is None:
         assert said.status_code == 422
     else:
         assert said.json() == repr(wanted)
@@ -78,7 +86,7 @@ def test_parameters_are_read_as_fastapi_reads_them(fastapi_reads: TestClient, pa
     "query",
     ["", "n", "n=", "n=3&n=4", "category=a&category=b", "category", "only", "only=", "exclude=%FF", "n=3;offset=2",
      "&&", "price_min=9&price_max=1", "q=+tea+", "n=%33", "%6e=3", "exclude=" + "x" * 300, "in_stock=maybe",
-     "n=3&unknown"],
+     "n=3&unknown", "write_back_type=read", "write_back_delay_s=5"],
 )  # fmt: skip
 def test_odd_parameters_are_read_as_fastapi_reads_them(fastapi_reads: TestClient, query: str) -> None:
     assert_read_alike(fastapi_reads, query)
@@ -117,13 +125,34 @@ async def test_either_way_counts_the_same(api: RunningApp, cache: Cache) -> None
             and "_bucket" not in key and "_created" not in key
         }  # fmt: skip
 
-    def samples():
-        return [sample for metric in api.services.telemetry.collect() for sample in metric.samples]
+    def samples() -> list[Sample]:
+        exposed = api.services.telemetry.exposition().decode()
+        return [sample for metric in text_string_to_metric_families(exposed) for sample in metric.samples]
 
     first = await counted("GET")
     assert first == await counted("POST")
     assert first["tessera_items_total{'reason': 'cache'}"] == 5
     assert first["tessera_personal_answers_total{'fresh': 'yes'}"] == 1
+
+
+async def test_either_way_writes_back_and_remembers_the_answer_once(api: RunningApp, cache: Cache) -> None:
+    services = api.services
+    for user, wanted in (("ann", Wanted(n=3)), ("bob", Wanted(n=3, explain=True))):
+        cache.put_entry(user, list(range(30)))
+        _, body = await services.recommender.answer(user, replace(wanted, write_back_after_s=0.0))
+        said = orjson.loads(body)
+        shown = [item["item_id"] for item in said["items"]]
+        assert ("explain" in said) == (user == "bob"), "the long way"
+        await services.write_back.flush()
+        await services.attribution.flush()
+        assert [item.decode() for item in cache.redis.zrange(cache.keys.withheld(user), 0, -1)] == sorted(shown)
+        again = (await api.client.get(f"/recommend/{user}?n=10")).json()
+        assert again["source"] == "cache"
+        assert set(shown).isdisjoint(item["item_id"] for item in again["items"])
+        events = [{"user_id": user, "item_id": shown[0], "recommendation_id": said["recommendation_id"]}]
+        assert (await api.client.post("/events", json=events)).json()["accepted"] == 1
+    text = (await api.client.get("/metrics")).text
+    assert 'tessera_events_total{attributed="yes",outcome="accepted"} 2.0' in text
 
 
 @pytest.mark.parametrize(

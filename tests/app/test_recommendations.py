@@ -180,7 +180,7 @@ async def test_explanation_tells_what_was_removed(api: RunningApp, cache: Cache)
     body = (await api.client.get("/recommend/ann?n=2&exclude=item-7&explain=true")).json()
     TypeAdapter(ExplainedRecommendation).validate_python(body)
     explain = body["explain"]
-    assert explain["removed"] == {"seen": 1, "withheld": 0, "excluded": 1, "out_of_stock": 1}
+    assert explain["removed"] == {"seen": 1, "withheld": 0, "excluded": 1, "hidden": 0, "out_of_stock": 1}
     assert explain["entry_items"] == 4
     assert explain["given"] == {"cache": 1, "neighbors": 1}
     assert explain["history_items"] == 1

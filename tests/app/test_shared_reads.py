@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.telemetry import Telemetry
 from model_store.cache_keys import EntryLayout
 from tests.app.conftest import Cache
-from tests.app.test_recommendation_cache import frozen
+from tests.app.test_recommendation_cache import add, frozen
 from tests.redis_servers import server, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +110,7 @@ async def assert_reads(url: str, settings: Settings) -> None:
     client = connect(url, connect_timeout_s=1, timeout_s=1, max_connections=4)
     cache = RecommendationCache(client, settings.model_copy(update={"redis_timeout_ms": 2000}), Telemetry())
     users = [f"user-{number}" for number in range(40)]
-    await cache.append_events([(user, f"item-of-{user}") for user in users])
+    await add(cache, [(user, f"item-of-{user}") for user in users])
     states = await asyncio.gather(*(cache.read(LAYOUT, user) for user in users))
     assert [state.history for state in states] == [(f"item-of-{user}",) for user in users]
     await cache.aclose()
