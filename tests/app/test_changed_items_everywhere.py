@@ -236,6 +236,8 @@ async def check(client: httpx.AsyncClient, shop: Shop) -> None:
         else:
             assert set(ids(similar)) == shown - {anchor}
 
+    await check_gorse_alias(client, items, shown, toys)
+
     ranked = (await client.post("/rank", json={"history": ["item-40"], "items": every})).json()
     assert {item["item_id"] for item in ranked["items"]} == shown
     assert {item["item_id"] for item in ranked["withheld"]} == set(every) - shown
@@ -250,3 +252,29 @@ async def check(client: httpx.AsyncClient, shop: Shop) -> None:
     assert sorted(listed) == sorted(shown)
     for number in range(3):
         assert (await client.get(f"/items/item-{number}")).status_code == (404 if items[number].deleted else 200)
+
+
+async def check_gorse_alias(client: httpx.AsyncClient, items: list[Expected], shown: set[str], toys: set[str]) -> None:
+    """The same of the routes in Gorse's names."""
+    scored = {"headers": {"X-API-Version": "2"}}
+    for path in ("recommend/ann", "popular", "latest", "non-personalized/popular", "non-personalized/latest"):
+        found = (await client.get(f"/api/{path}?n=100", **scored)).json()
+        assert {one["Id"] for one in found} == shown, path
+    for path in ("recommend/ann/toys?", "popular/toys?", "latest/toys?", "non-personalized/latest?category=toys&"):
+        found = (await client.get(f"/api/{path}n=100", **scored)).json()
+        assert {one["Id"] for one in found} == toys, path
+    session = [{"FeedbackType": "like", "ItemId": f"item-{item}"} for item in (1, 40)]
+    found = (await client.post("/api/session/recommend?n=100", json=session)).json()
+    assert {one["Id"] for one in found} == shown - {"item-1", "item-40"}
+    for path in ("item/item-2/neighbors", "item-to-item/any/item-2"):
+        answer = await client.get(f"/api/{path}?n=100")
+        if items[2].deleted:
+            assert answer.status_code == 404
+        else:
+            assert {one["Id"] for one in answer.json()} == shown - {"item-2"}
+    listed = (await client.get("/api/items?n=100")).json()["Items"]
+    assert {one["ItemId"]: one["IsHidden"] for one in listed} == {
+        f"item-{number}": item.hidden for number, item in enumerate(items) if not item.deleted
+    }
+    for number in range(3):
+        assert (await client.get(f"/api/item/item-{number}")).status_code == (404 if items[number].deleted else 200)
