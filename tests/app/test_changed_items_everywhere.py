@@ -41,6 +41,13 @@ fields = st.fixed_dictionaries(
         "categories": st.lists(st.sampled_from(CATEGORIES), max_size=2, unique=True),
     },
 )
+gorse_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "IsHidden": st.booleans(),
+        "Categories": st.none() | st.lists(st.sampled_from(CATEGORIES), max_size=2, unique=True),
+    },
+)
 changes = st.one_of(
     st.tuples(st.just("put"), items, fields),
     st.tuples(st.just("patch"), items, fields.filter(bool)),
@@ -51,6 +58,8 @@ step = st.one_of(
     st.tuples(st.just("write"), workers, changes),
     st.tuples(st.just("write"), workers, changes),
     st.tuples(st.just("bulk"), workers, st.lists(changes, min_size=1, max_size=6)),
+    st.tuples(st.just("gorse patch"), workers, items, gorse_fields),
+    st.tuples(st.just("gorse delete"), workers, items),
     st.tuples(st.just("many"), workers),
     st.tuples(st.just("compact"), workers),
     st.tuples(st.just("restart redis")),
@@ -154,6 +163,14 @@ async def test_no_route_shows_what_was_removed(
                 assert answer.json()["accepted"] == sum(accepted)
                 rejected = [number for number, taken in enumerate(accepted) if not taken]
                 assert [one["row"] for one in answer.json()["rejected"]] == rejected
+            case "gorse patch", (worker, item, said):
+                answer = await apps[worker].client.patch(f"/api/item/item-{item}", json=said)
+                names = {"IsHidden": "hidden", "Categories": "categories"}
+                own = {names[name]: value for name, value in said.items() if value is not None}
+                assert answer.status_code == (200 if shop.write("patch", item, own) else 404)
+            case "gorse delete", (worker, item):
+                answer = await apps[worker].client.delete(f"/api/item/item-{item}")
+                assert answer.json() == {"RowAffected": int(shop.write("delete", item, {}))}
             case "many", (worker,):
                 # More than a read takes along.
                 for price in range(70):
