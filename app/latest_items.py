@@ -46,12 +46,12 @@ class LatestItems:
 
     @cached_property
     def _by_age(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-        times = np.array([_time_of(attributes) for attributes in self._catalog.attributes], dtype=np.float64)
+        times = np.array([time_of(attributes) for attributes in self._catalog.attributes], dtype=np.float64)
         indices = np.arange(len(times))
         return times, np.lexsort((-indices, -times)).astype(np.int32)
 
 
-def _time_of(attributes: dict[str, str]) -> float:
+def time_of(attributes: dict[str, str]) -> float:
     """Unix seconds, 0 where there is no time or none that can be read."""
     for name in _TIME_ATTRIBUTES:
         text = str(attributes.get(name, "")).strip()

@@ -16,6 +16,7 @@ from app import openapi_examples, problems, structured_logging
 from app.access import Access
 from app.api_keys import refuse_open_bind
 from app.direct_route import DirectRoute
+from app.gorse.router import router as gorse_router
 from app.http_protocol import HttpProtocol
 from app.key_file import read_keys
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
@@ -91,7 +92,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             CORSMiddleware,
             allow_origins=sorted(settings.allowed_origins),
             allow_methods=_CORS_METHODS,
-            allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
+            allow_headers=["Content-Type", "X-API-Key", "X-API-Version", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
     for routes in (
@@ -100,6 +101,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         *(overview, items, catalogue, models, refresh, health, metrics, quality, dashboard),
     ):
         app.include_router(routes.router)
+    app.include_router(gorse_router)
     return app
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 
+from app.gorse import examples as gorse
+
 _JSON_LINES = "application/x-ndjson"
 
 _ITEM = {"item_id": "item-204", "rank": 1, "score": -3.21, "code": "<u_17><v_203><x_88><y_4>", "reason": "cache"}
@@ -75,6 +77,7 @@ _DEPENDENCIES = {
 }
 
 PATHS: Mapping[str, str] = {
+    **gorse.PATHS,
     "user_id": "user-17",
     "item_id": "item-204",
     "version": _VERSION,
@@ -83,6 +86,7 @@ PATHS: Mapping[str, str] = {
 """Examples of path parameters, by name."""
 
 BODIES: Mapping[str, Any] = {
+    **gorse.BODIES,
     "recommend": {"history": ["item-9", "item-31"], "n": 5, "category": ["garden"]},
     "recommend_to_users": {"user_ids": ["user-17", "user-18"], "n": 5},
     "rank": {"user_id": "user-17", "items": ["item-204", "item-9", "item-31"]},
@@ -110,6 +114,7 @@ BODIES: Mapping[str, Any] = {
 """Examples of request bodies, by operation."""
 
 ANSWERS: Mapping[str, Any] = {
+    **gorse.ANSWERS,
     "recommend_to_user": _ANSWER,
     "recommend": _ANSWER | {"user_id": None},
     "recommend_to_users": {"answers": [_ANSWER, _ANSWER | {"user_id": "user-18"}]},

@@ -6,7 +6,8 @@
       NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   Overloaded 503
       StorageUnavailable 503   RankingUnavailable 503   WindowNotCounted 503
 
-Those of an administrator are in `app.admin_problems`, those of changes to the catalogue in `app.item_problems`.
+Those of an administrator are in `app.admin_problems`, those of changes to the catalogue in `app.item_problems`,
+that of Gorse's calls in `app.gorse.problems`.
 
 Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
 crashes (500, nothing of their inside shown) have the same shape: {type, title, status, detail, request_id, errors?}.

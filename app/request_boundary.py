@@ -21,7 +21,7 @@ from app.traffic import Traffic
 SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
 
-_UNTRACED = ("/health/", "/metrics")
+_UNTRACED = ("/health/", "/api/health/", "/metrics")
 """Asked every few seconds by machines."""
 
 _logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope
 from app.problems import AddressTooLong, BadAddress, BodyTooLarge, BodyTooSlow, Overloaded
 from app.settings import Settings
 
-_UNCOUNTED = "/health/"
+_UNCOUNTED = ("/health/", "/api/health/")
 
 
 class RequestLimits:

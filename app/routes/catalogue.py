@@ -20,7 +20,7 @@ from app.item_schemas import (
     WritesAnswer,
 )
 from app.item_views import ItemView, item_view, knows_item
-from app.item_writes import Written
+from app.item_writes import RejectionReason, Written
 from app.json_response import Json
 from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
@@ -55,7 +55,7 @@ async def write_items(
     A malformed row is a 422 that names it, and nothing is stored. Rows that cannot be stored are listed under
     `rejected`; the others hold together from one moment on.
     """
-    reasons = (await _write(services, [write.change() for write in writes])).reasons
+    reasons = (await write_all(services, [write.change() for write in writes])).reasons
     rejected = [
         RejectedWrite(row=row, item_id=write.item_id, reason=reason)
         for row, (write, reason) in enumerate(zip(writes, reasons, strict=True))
@@ -88,7 +88,7 @@ async def put_item(item_id: PathId, asked: ItemBody, query: NoQuery, services: C
     with suppress(CacheUnavailable):
         await services.item_log.sync(patient=True)
     was_there = knows_item(services.active.served, services.overlay, item_id)
-    await _write_one(services, ItemChange(item_id, "put", asked.record()))
+    await write_one(services, ItemChange(item_id, "put", asked.record()))
     return Json(_view(services, item_id), 200 if was_there else 201)
 
 
@@ -99,7 +99,7 @@ async def put_item(item_id: PathId, asked: ItemBody, query: NoQuery, services: C
 )
 async def patch_item(item_id: PathId, asked: ItemPatch, query: NoQuery, services: CurrentServices) -> Json:
     """Change some of an item: its price, its stock, whether it is hidden."""
-    await _write_one(services, ItemChange(item_id, "patch", asked.record()))
+    await write_one(services, ItemChange(item_id, "patch", asked.record()))
     return Json(_view(services, item_id))
 
 
@@ -110,25 +110,44 @@ async def patch_item(item_id: PathId, asked: ItemPatch, query: NoQuery, services
 )
 async def delete_item(item_id: PathId, query: NoQuery, services: CurrentServices) -> Json:
     """Delete an item. Its code stays its own, should it come back."""
-    await _write_one(services, ItemChange(item_id, "delete", {}))
+    await write_one(services, ItemChange(item_id, "delete", {}))
     return Json(DeletedItem(item_id=item_id).model_dump())
 
 
-async def _write_one(services: Services, change: ItemChange) -> None:
-    written = await _write(services, [change])
-    match written.reasons[0]:
+async def write_one(services: Services, change: ItemChange) -> None:
+    """Store one change.
+
+    Raises:
+        Problem: it was not stored, and why.
+    """
+    written = await write_all(services, [change])
+    raise_reason(written.reasons[0], written.no_place)
+
+
+def raise_reason(reason: RejectionReason | None, no_place: str | None) -> None:
+    """Say why a change was not stored; nothing where it was.
+
+    Raises:
+        Problem: ItemNotFound, TooManyChangedItems or NewItemUnavailable.
+    """
+    match reason:
         case "unknown_item":
             raise ItemNotFound
         case "too_many_changed_items":
             raise TooManyChangedItems
         case "new_item_unavailable":
             raise NewItemUnavailable(
-                f"A new item gets its code by way of the decoder, which cannot give one ({written.no_place}). Nothing "
+                f"A new item gets its code by way of the decoder, which cannot give one ({no_place}). Nothing "
                 "was stored. Try again, or add the item to the model version: `tessera items add FILE --activate`."
             )
 
 
-async def _write(services: Services, changes: list[ItemChange]) -> Written:
+async def write_all(services: Services, changes: list[ItemChange]) -> Written:
+    """Store what can be stored.
+
+    Raises:
+        StorageUnavailable: nothing was.
+    """
     try:
         return await services.item_writes.write(changes)
     except CacheUnavailable:

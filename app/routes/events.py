@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Depends, Request
 
@@ -13,6 +14,7 @@ from app.json_response import Json
 from app.problems import StorageUnavailable, TooManyEvents, responses
 from app.recommendation_cache import CacheUnavailable
 from app.recorded_events import EventsRefused, NewEvent
+from app.served_model import ServedModel
 
 router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
 
@@ -33,10 +35,44 @@ async def record_events(request: Request, query: NoQuery, model: CurrentModel, s
     has all events; after a 503 or 429 they should be sent again, which at worst repeats those without an id.
     """
     posted = await posted_events(request)
+    recorded = await record(posted.events, model, services)
+    services.telemetry.events.labels("rejected", "").inc(len(posted.rejected))
+    answer: dict[str, object] = {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
+    if posted.in_lines:
+        bad = sorted([*posted.rejected, *((posted.numbers[row], "unknown_item") for row in recorded.unknown)])
+        reported = [{"line": line, "reason": reason} for line, reason in bad[:MAX_REPORTED]]
+        return Json({**answer, "rejected_lines": len(bad), "rejected": reported})
+    rejected = [
+        {"row": row, "item_id": posted.events[row].item_id, "reason": "unknown_item"} for row in recorded.unknown
+    ]
+    return Json({**answer, "rejected": rejected})
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What became of some events.
+
+    Attributes:
+        accepted: events that are recorded now.
+        duplicates: of these, those that were before.
+        unknown: rows whose item nobody knows.
+    """
+
+    accepted: int
+    duplicates: int
+    unknown: list[int]
+
+
+async def record(events: Sequence[Event], model: ServedModel, services: Services) -> Recorded:
+    """Record events, and tell the parts that count them.
+
+    Raises:
+        Problem: TooManyEvents or StorageUnavailable; nothing counts as recorded.
+    """
     now = time.time()
-    rows = [row for row, event in enumerate(posted.events) if knows_item(model, services.overlay, event.item_id)]
+    rows = [row for row, event in enumerate(events) if knows_item(model, services.overlay, event.item_id)]
     # A client may send in any order; the history must be oldest first. The sort keeps the order of equal times.
-    accepted = sorted(((posted.events[row].seconds(now), posted.events[row]) for row in rows), key=lambda one: one[0])
+    accepted = sorted(((events[row].seconds(now), events[row]) for row in rows), key=lambda one: one[0])
     read_types = services.settings.types_of_reads
     try:
         recorded = await services.recorded_events.record(
@@ -46,25 +82,19 @@ async def record_events(request: Request, query: NoQuery, model: CurrentModel, s
             ]
         )
     except EventsRefused:
-        services.telemetry.events.labels("too_many", "").inc(len(posted.events))
+        services.telemetry.events.labels("too_many", "").inc(len(events))
         raise TooManyEvents from None
     except CacheUnavailable:
-        services.telemetry.events.labels("refused", "").inc(len(posted.events))
+        services.telemetry.events.labels("refused", "").inc(len(events))
         raise StorageUnavailable from None
     news = [one for one, is_new in zip(accepted, recorded, strict=True) if is_new]
     _notice(services, news, read_types)
     duplicates = len(accepted) - len(news)
     services.telemetry.events.labels("duplicate", "").inc(duplicates)
     known = set(rows)
-    unknown = [row for row in range(len(posted.events)) if row not in known]
-    services.telemetry.events.labels("rejected", "").inc(len(unknown) + len(posted.rejected))
-    answer: dict[str, object] = {"accepted": len(accepted), "duplicates": duplicates}
-    if posted.in_lines:
-        bad = sorted([*posted.rejected, *((posted.numbers[row], "unknown_item") for row in unknown)])
-        reported = [{"line": line, "reason": reason} for line, reason in bad[:MAX_REPORTED]]
-        return Json({**answer, "rejected_lines": len(bad), "rejected": reported})
-    rejected = [{"row": row, "item_id": posted.events[row].item_id, "reason": "unknown_item"} for row in unknown]
-    return Json({**answer, "rejected": rejected})
+    unknown = [row for row in range(len(events)) if row not in known]
+    services.telemetry.events.labels("rejected", "").inc(len(unknown))
+    return Recorded(len(accepted), duplicates, unknown)
 
 
 def _notice(services: Services, news: Sequence[tuple[float, Event]], read_types: Collection[str]) -> None:
@@ -95,11 +125,19 @@ async def show_history(user_id: PathId, query: NoQuery, services: CurrentService
 @router.delete("/users/{user_id:path}", dependencies=[Depends(require("write"))], responses={200: {"model": Forgotten}})
 async def forget_user(user_id: PathId, query: NoQuery, services: CurrentServices) -> Json:
     """Forget a user: history, blocks and reads, event ids, lists of every version, and pending refresh."""
+    return Json({"user_id": user_id, "existed": await forget(user_id, services)})
+
+
+async def forget(user_id: str, services: Services) -> bool:
+    """Forget a user; whether there was anything to forget.
+
+    Raises:
+        StorageUnavailable: it is not done.
+    """
     services.event_refresh.forget(user_id)
     await services.write_back.forget(user_id)
     await services.freshness.forget(user_id)
     try:
-        existed = await services.cache.forget(user_id)
+        return await services.cache.forget(user_id)
     except CacheUnavailable:
         raise StorageUnavailable from None
-    return Json({"user_id": user_id, "existed": existed})

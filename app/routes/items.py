@@ -32,13 +32,8 @@ async def similar(
     """Items near an item, the nearest first. A hidden item is not shown, but others near it are; a deleted one is a
     404.
     """
-    if services.overlay.is_deleted(item_id):
-        raise ItemNotFound
-    try:
-        item = model.catalog.index_of(item_id)
-    except UnknownItem:
-        raise ItemNotFound from None
-    hidden, degraded = await _hidden(asked, model, services)
+    item = similar_to(item_id, model, services)
+    hidden, degraded = await hidden_from(asked.user_id, asked.exclude, model, services)
     items = await similar_items(model, item, asked.n, asked.offset, asked.item_filter(), hidden)
     return Json({"item_id": item_id, "items": items, "model_version": model.version, "degraded": degraded})
 
@@ -55,7 +50,7 @@ async def popular(asked: Annotated[PopularParameters, Query()], model: CurrentMo
             ranking, age_s = await services.popular_windows.ranking(model, asked.window)
         except WindowUnavailable:
             raise WindowNotCounted from None
-    hidden, degraded = await _hidden(asked, model, services)
+    hidden, degraded = await hidden_from(asked.user_id, asked.exclude, model, services)
     items = await popular_items(model, ranking, asked.n, asked.offset, asked.item_filter(), hidden)
     return Json(
         {
@@ -71,20 +66,36 @@ async def popular(asked: Annotated[PopularParameters, Query()], model: CurrentMo
 @router.get("/latest", responses={200: {"model": LatestAnswer}, **responses()})
 async def latest(asked: Annotated[ItemListParameters, Query()], model: CurrentModel, services: CurrentServices) -> Json:
     """The newest items that pass the filter: by their attribute `timestamp` or `created_at`, else the last first."""
-    hidden, degraded = await _hidden(asked, model, services)
+    hidden, degraded = await hidden_from(asked.user_id, asked.exclude, model, services)
     items = await latest_items(model, asked.n, asked.offset, asked.item_filter(), hidden)
     return Json({"items": items, "model_version": model.version, "degraded": degraded})
 
 
-async def _hidden(asked: ItemListParameters, model: ServedModel, services: Services) -> tuple[tuple[str, ...], bool]:
-    """Ids of items not to show, and whether what the user knows is missing among them."""
-    if asked.user_id is None:
-        return asked.exclude, False
+def similar_to(item_id: str, model: ServedModel, services: Services) -> int:
+    """Index of the item that others are to be near to.
+
+    Raises:
+        ItemNotFound: the served catalogue does not have it, or it was deleted.
+    """
+    if services.overlay.is_deleted(item_id):
+        raise ItemNotFound
     try:
-        state = await services.cache.read(model.entry_layout, asked.user_id)
+        return model.catalog.index_of(item_id)
+    except UnknownItem:
+        raise ItemNotFound from None
+
+
+async def hidden_from(
+    user_id: str | None, exclude: tuple[str, ...], model: ServedModel, services: Services
+) -> tuple[tuple[str, ...], bool]:
+    """Ids of items not to show, and whether what the user knows is missing among them."""
+    if user_id is None:
+        return exclude, False
+    try:
+        state = await services.cache.read(model.entry_layout, user_id)
     except CacheUnavailable:
-        return asked.exclude, True
-    return (*asked.exclude, *state.history, *state.withheld), False
+        return exclude, True
+    return (*exclude, *state.history, *state.withheld), False
 
 
 @router.get("/models", responses={200: {"model": ModelsAnswer}, **responses()})

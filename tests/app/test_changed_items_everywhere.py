@@ -41,6 +41,13 @@ fields = st.fixed_dictionaries(
         "categories": st.lists(st.sampled_from(CATEGORIES), max_size=2, unique=True),
     },
 )
+gorse_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "IsHidden": st.booleans(),
+        "Categories": st.none() | st.lists(st.sampled_from(CATEGORIES), max_size=2, unique=True),
+    },
+)
 changes = st.one_of(
     st.tuples(st.just("put"), items, fields),
     st.tuples(st.just("patch"), items, fields.filter(bool)),
@@ -51,6 +58,8 @@ step = st.one_of(
     st.tuples(st.just("write"), workers, changes),
     st.tuples(st.just("write"), workers, changes),
     st.tuples(st.just("bulk"), workers, st.lists(changes, min_size=1, max_size=6)),
+    st.tuples(st.just("gorse patch"), workers, items, gorse_fields),
+    st.tuples(st.just("gorse delete"), workers, items),
     st.tuples(st.just("many"), workers),
     st.tuples(st.just("compact"), workers),
     st.tuples(st.just("restart redis")),
@@ -154,6 +163,14 @@ async def test_no_route_shows_what_was_removed(
                 assert answer.json()["accepted"] == sum(accepted)
                 rejected = [number for number, taken in enumerate(accepted) if not taken]
                 assert [one["row"] for one in answer.json()["rejected"]] == rejected
+            case "gorse patch", (worker, item, said):
+                answer = await apps[worker].client.patch(f"/api/item/item-{item}", json=said)
+                names = {"IsHidden": "hidden", "Categories": "categories"}
+                own = {names[name]: value for name, value in said.items() if value is not None}
+                assert answer.status_code == (200 if shop.write("patch", item, own) else 404)
+            case "gorse delete", (worker, item):
+                answer = await apps[worker].client.delete(f"/api/item/item-{item}")
+                assert answer.json() == {"RowAffected": int(shop.write("delete", item, {}))}
             case "many", (worker,):
                 # More than a read takes along.
                 for price in range(70):
@@ -236,6 +253,8 @@ async def check(client: httpx.AsyncClient, shop: Shop) -> None:
         else:
             assert set(ids(similar)) == shown - {anchor}
 
+    await check_gorse_alias(client, items, shown, toys)
+
     ranked = (await client.post("/rank", json={"history": ["item-40"], "items": every})).json()
     assert {item["item_id"] for item in ranked["items"]} == shown
     assert {item["item_id"] for item in ranked["withheld"]} == set(every) - shown
@@ -250,3 +269,29 @@ async def check(client: httpx.AsyncClient, shop: Shop) -> None:
     assert sorted(listed) == sorted(shown)
     for number in range(3):
         assert (await client.get(f"/items/item-{number}")).status_code == (404 if items[number].deleted else 200)
+
+
+async def check_gorse_alias(client: httpx.AsyncClient, items: list[Expected], shown: set[str], toys: set[str]) -> None:
+    """The same of the routes in Gorse's names."""
+    scored = {"headers": {"X-API-Version": "2"}}
+    for path in ("recommend/ann", "popular", "latest", "non-personalized/popular", "non-personalized/latest"):
+        found = (await client.get(f"/api/{path}?n=100", **scored)).json()
+        assert {one["Id"] for one in found} == shown, path
+    for path in ("recommend/ann/toys?", "popular/toys?", "latest/toys?", "non-personalized/latest?category=toys&"):
+        found = (await client.get(f"/api/{path}n=100", **scored)).json()
+        assert {one["Id"] for one in found} == toys, path
+    session = [{"FeedbackType": "like", "ItemId": f"item-{item}"} for item in (1, 40)]
+    found = (await client.post("/api/session/recommend?n=100", json=session)).json()
+    assert {one["Id"] for one in found} == shown - {"item-1", "item-40"}
+    for path in ("item/item-2/neighbors", "item-to-item/any/item-2"):
+        answer = await client.get(f"/api/{path}?n=100")
+        if items[2].deleted:
+            assert answer.status_code == 404
+        else:
+            assert {one["Id"] for one in answer.json()} == shown - {"item-2"}
+    listed = (await client.get("/api/items?n=100")).json()["Items"]
+    assert {one["ItemId"]: one["IsHidden"] for one in listed} == {
+        f"item-{number}": item.hidden for number, item in enumerate(items) if not item.deleted
+    }
+    for number in range(3):
+        assert (await client.get(f"/api/item/item-{number}")).status_code == (404 if items[number].deleted else 200)

@@ -217,6 +217,17 @@ async def test_older_versions_that_the_service_made_go_and_others_stay(api: Runn
     assert {f"new-{number}" for number in range(5)} <= set(ids(await api.client.get("/popular?n=100")))
 
 
+async def test_item_that_gorse_inserts_is_the_latest_within_seconds(api: RunningApp, cache: Cache) -> None:
+    item = {"ItemId": "socks", "Categories": ["socks"], "Timestamp": "2026-01-02T00:00:00Z", "Comment": "Warm socks"}
+    for _ in range(2):
+        assert (await api.client.post("/api/item", json=item)).json() == {"RowAffected": 1}
+    assert (await api.client.get("/api/item/socks")).json() == item | {"IsHidden": False, "Labels": None}
+    await until_decodable(api, "socks")
+    seconds = 1767312000.0
+    assert (await api.client.get("/api/latest?n=1")).json() == [{"Id": "socks", "Score": seconds}]
+    assert (await api.client.get("/api/recommend/ann?category=socks&n=3")).json() == ["socks"]
+
+
 async def test_decoder_encodes_texts_as_training_does(decoder: RunningDecoder, bundle: Bundle) -> None:
     documents = ["Warm wool socks", "A red garden chair", "Warm wool socks"]
     body = {"version": "tiny-1", "documents": documents, "deadline_ms": 60_000}
