@@ -151,7 +151,7 @@ def test_every_benchmark_in_the_readme_exists() -> None:
 def test_every_address_in_the_readme_is_an_operation() -> None:
     paths = {re.sub(r"\{\w+\}", "{id}", path) for path in document()["paths"]}
     # The item follows the address.
-    known = paths | {path.removesuffix("/{id}") for path in paths} | {"/"}
+    known = paths | {path.removesuffix("/{id}") for path in paths} | {"/", "/api"}
     text = README.read_text(encoding="utf-8")
     used = {re.sub(r"\{\w+\}", "{id}", path) for path in re.findall(r"`(?:[A-Z]+ )?(/[^`\s?]*)", text)}
     assert "/recommend" in used
