@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -40,7 +42,9 @@ def served(settings: Settings, workers: int) -> Iterator[httpx.Client]:
 def serving(command: Sequence[str], port: int, settings: Settings) -> Iterator[tuple[httpx.Client, int]]:
     """Run a command that serves at this port until the block ends, and tell its process id."""
     environment = {**os.environ, **settings.to_environment(), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # A file takes whatever is said; a pipe that nobody reads meanwhile would stop the server once it is full.
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    process = subprocess.Popen(command, env=environment, stderr=said, text=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
             deadline = time.monotonic() + 30
@@ -49,12 +53,18 @@ def serving(command: Sequence[str], port: int, settings: Settings) -> Iterator[t
                     client.get("/health/ready").raise_for_status()
                     break
                 except httpx.TransportError:
-                    assert process.poll() is None, process.communicate()[1]
+                    assert process.poll() is None, _text_of(said)
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
             yield client, process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
-        for line in said.splitlines():
-            json.loads(line)
+        process.wait(timeout=20)
+        with said:
+            for line in _text_of(said).splitlines():
+                json.loads(line)
+
+
+def _text_of(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
