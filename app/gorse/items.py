@@ -15,7 +15,7 @@ from typing import Any, Self
 import orjson
 from pydantic import Field, ValidationError, model_validator
 
-from app.gorse.schemas import GorseBody, Moment
+from app.gorse.schemas import GorseAnswer, GorseBody, Moment
 from app.item_records import ItemRecord
 from app.item_schemas import MAX_WRITES, ItemBody
 from app.item_views import ItemView
@@ -92,7 +92,7 @@ class GorseItem(ItemSaid):
         return {**everything, **self.changes(self.item_id, {})}
 
 
-class ItemAnswer(GorseBody):
+class ItemAnswer(GorseAnswer):
     """An item as it is now."""
 
     item_id: str
@@ -103,7 +103,7 @@ class ItemAnswer(GorseBody):
     comment: str
 
 
-class ItemsAnswer(GorseBody):
+class ItemsAnswer(GorseAnswer):
     """Some items."""
 
     cursor: str = Field(description="of the page after this one; empty behind the last")

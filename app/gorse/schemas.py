@@ -38,9 +38,15 @@ Moment = Annotated[
 
 
 class GorseBody(BaseModel):
-    """What a caller sends, or gets."""
+    """What a caller sends, under no other names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_pascal, validate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_pascal)
+
+
+class GorseAnswer(BaseModel):
+    """What a caller gets."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_pascal, validate_by_name=True)
 
 
 class SessionFeedback(GorseBody):
@@ -83,7 +89,7 @@ class UserBody(GorseBody):
 Users = Annotated[list[UserBody], Field(min_length=1, max_length=MAX_USERS)]
 
 
-class UserAnswer(GorseBody):
+class UserAnswer(GorseAnswer):
     """A user."""
 
     user_id: str
@@ -91,7 +97,7 @@ class UserAnswer(GorseBody):
     comment: str = ""
 
 
-class Score(GorseBody):
+class Score(GorseAnswer):
     """An item of a list."""
 
     id: str
@@ -101,7 +107,7 @@ class Score(GorseBody):
     )
 
 
-class RejectedRow(GorseBody):
+class RejectedRow(GorseAnswer):
     """A row that was not stored."""
 
     row: int = Field(description="its place in the request, from 0")
@@ -109,14 +115,14 @@ class RejectedRow(GorseBody):
     reason: str
 
 
-class RowAffected(GorseBody):
+class RowAffected(GorseAnswer):
     """How many rows were stored."""
 
     row_affected: int
     rejected: list[RejectedRow] = Field(default=[], description="the others; not there where there are none")
 
 
-class Health(GorseBody):
+class Health(GorseAnswer):
     """Whether requests are answered."""
 
     ready: bool

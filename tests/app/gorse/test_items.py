@@ -121,6 +121,7 @@ def test_rows_that_cannot_be_stored_are_named(server: httpx.Client) -> None:
         ({"Categories": [f"c{number}" for number in range(21)]}, "Categories"),
         ({"Timestamp": "soon"}, "Timestamp"),
         ({"Hidden": True}, "Hidden"),
+        ({"is_hidden": True}, "is_hidden"),
     ],
 )
 def test_what_an_item_cannot_hold_is_refused_by_name(server: httpx.Client, said: dict[str, Any], named: str) -> None:
