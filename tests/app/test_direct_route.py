@@ -5,14 +5,16 @@ from typing import Annotated
 from urllib.parse import quote
 
 import pytest
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Request
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from app import problems
 from app.direct_route import read_parameters
+from app.scenarios import Scenario, Scenarios
 from app.schemas import RecommendParameters
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, ids, running
@@ -39,6 +41,15 @@ VALUES = (
     "a,b",
     "\x01",
     "é",
+    "home",
+    "cheap",
+)
+
+SCENARIOS = Scenarios(
+    {
+        "home": Scenario({"n": 7, "exclude": ("item-1",), "in_stock": False, "q": "tea"}, frozenset({"strict", "n"})),
+        "cheap": Scenario({"price_max": 5.0, "only": ("item-1",)}, frozenset({"in_stock"})),
+    }
 )
 
 pairs = st.lists(
@@ -51,9 +62,12 @@ pairs = st.lists(
 def fastapi_reads() -> Iterator[TestClient]:
     app = FastAPI()
 
+    problems.install(app)
+
     @app.get("/")
-    async def read(asked: Annotated[RecommendParameters, Query()]) -> str:
-        return repr(asked.wanted())
+    async def read(asked: Annotated[RecommendParameters, Query()], request: Request) -> str:
+        # As `app.routes.recommendations` does.
+        return repr(SCENARIOS.applied(asked, request.query_params.keys()).wanted())
 
     with TestClient(app) as client:
         yield client
@@ -61,9 +75,10 @@ def fastapi_reads() -> Iterator[TestClient]:
 
 def assert_read_alike(fastapi_reads: TestClient, query: str) -> None:
     said = fastapi_reads.get(f"/?{query}")
-    wanted = read_parameters(query.encode())
+    wanted = read_parameters(query.encode(), SCENARIOS)
     if wanted is None:
-        assert said.status_code == 422
+        # Whether a type is one that the server takes is asked in the route.
+        assert said.status_code == 422 or "write_back_type" in query
     else:
         assert said.json() == repr(wanted)
 
@@ -72,6 +87,15 @@ def assert_read_alike(fastapi_reads: TestClient, query: str) -> None:
 @hypothesis_settings(max_examples=300, deadline=None)
 def test_parameters_are_read_as_fastapi_reads_them(fastapi_reads: TestClient, pairs: list[tuple[str, str]]) -> None:
     assert_read_alike(fastapi_reads, "&".join(f"{quote(name)}={quote(value)}" for name, value in pairs))
+
+
+@given(pairs=pairs, scenario=st.sampled_from(["home", "cheap", "none"]))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_scenarios_are_applied_as_the_route_applies_them(
+    fastapi_reads: TestClient, pairs: list[tuple[str, str]], scenario: str
+) -> None:
+    asked = [*pairs, ("scenario", scenario)]
+    assert_read_alike(fastapi_reads, "&".join(f"{quote(name)}={quote(value)}" for name, value in asked))
 
 
 @pytest.mark.parametrize(
