@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from app.item_records import ItemChange, ItemRecord, Operation
 from app.item_writes import RejectionReason
 from app.schemas import MAX_ITEMS, Asked, Id
+from model_store.item_records import ItemChange, ItemRecord, Operation
 
 MAX_WRITES = 1000
 _MAX_CATEGORIES = 20

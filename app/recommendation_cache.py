@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain, islice
 from ssl import SSLError
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
@@ -26,6 +26,7 @@ from app.user_state import StoredUser, UserState
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from model_store.errors import CacheEntryUnreadable, causes_of
+from model_store.item_log import LogEntry
 
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3
@@ -35,10 +36,6 @@ ITEM_CHANGES_READ = 64
 """Entries of the log of item changes that a read takes along at most."""
 _EXPIRY_PUT_OFF_PER_LIFETIME = 8
 _EXPIRIES_PER_CALL = 500
-
-
-LogEntry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
-"""An entry of a stream: its id and its fields."""
 
 
 class CacheUnavailable(Exception):

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Body, Depends, Query
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.item_pages import ItemsPage, list_items
-from app.item_records import ItemChange
 from app.item_schemas import (
     MAX_WRITES,
     DeletedItem,
@@ -23,6 +22,7 @@ from app.item_writes import Written
 from app.json_response import Json
 from app.problems import ItemNotFound, NewItemUnavailable, StorageUnavailable, TooManyChangedItems, responses
 from app.recommendation_cache import CacheUnavailable
+from model_store.item_records import ItemChange
 
 router = APIRouter(prefix="/items", tags=["items"])
 
