@@ -3,8 +3,7 @@
     Problem
       BadAddress 400   KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404
       BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429
-      NotAReadType 422   UnknownScenario 422   FixedByScenario 422   TooManyBlocks 409   TooManyEvents 429
-      QueryNotSupported 501   Overloaded 503
+      NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   Overloaded 503
       StorageUnavailable 503   RankingUnavailable 503   WindowNotCounted 503
       KeyRequired 401   NotLocal 403   ScopeMissing 403   ItemNotFound 404   BodyTooLarge 413
       NothingToRankBy 422   QueryNotSupported 501   StorageUnavailable 503   RankingUnavailable 503
@@ -167,24 +166,6 @@ class NotAReadType(Problem):
     name = "not-a-read-type"
     title = "Not a type of reads"
     detail = "write_back_type must be one of the server's read types (TESSERA_READ_TYPES)."
-
-
-class UnknownScenario(Problem):
-    """A scenario that TESSERA_SCENARIOS_FILE does not have."""
-
-    status = 422
-    name = "unknown-scenario"
-    title = "No such scenario"
-    detail = "There is no scenario of this name; there are: home, cart."
-
-
-class FixedByScenario(Problem):
-    """A request sets a parameter that its scenario fixes."""
-
-    status = 422
-    name = "fixed-by-scenario"
-    title = "Fixed by the scenario"
-    detail = "Scenario home does not let a request set: in_stock."
 
 
 class TooManyEvents(Problem):

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from app.problems import FixedByScenario, UnknownScenario
+from app.problems import Problem
 from app.schemas import SCENARIO_NAME, RecommendBody, RecommendParameters
 from app.settings import Settings
 from model_store.errors import TesseraError
@@ -28,6 +28,24 @@ _NAMES: Final = frozenset(RecommendParameters.model_fields) - {"scenario"}
 _MAX_BYTES: Final = 1 << 20
 
 Parameters = TypeVar("Parameters", bound=RecommendParameters)
+
+
+class UnknownScenario(Problem):
+    """A scenario that TESSERA_SCENARIOS_FILE does not have."""
+
+    status = 422
+    name = "unknown-scenario"
+    title = "No such scenario"
+    detail = "There is no scenario of this name; there are: home, cart."
+
+
+class FixedByScenario(Problem):
+    """A request sets a parameter that its scenario fixes."""
+
+    status = 422
+    name = "fixed-by-scenario"
+    title = "Fixed by the scenario"
+    detail = "Scenario home does not let a request set: in_stock."
 
 
 class ScenariosInvalid(TesseraError):

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from app.dependencies import CurrentServices, NoQuery, PathId, check_query, check_write_back, require
 from app.json_response import Json
-from app.problems import FixedByScenario, NotAReadType, QueryNotSupported, UnknownScenario, responses
+from app.problems import NotAReadType, QueryNotSupported, responses
 from app.recommendation import ExplainedRecommendation, Recommendation
 from app.request_boundary import SOURCE
+from app.scenarios import FixedByScenario, UnknownScenario
 from app.schemas import BatchAnswer, BatchBody, RecommendBody, RecommendParameters
 
 router = APIRouter(

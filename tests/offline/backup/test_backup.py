@@ -15,11 +15,8 @@ from model_store.bundle import ModelStore
 from model_store.cache_entries import CacheEntry
 from model_store.cache_keys import Keys
 from model_store.errors import TesseraError
-from model_store.item_records import ItemChange, pack_changes
-from offline.backup import backup
 from offline.backup.backup import back_up
 from offline.backup.restore import restore
-from offline.item_changes import ItemChanges
 from offline.redis_connection import connect
 from tests.app.light_bundle import publish_light_bundle
 from tests.cached_entries import put_packed
@@ -104,31 +101,6 @@ def test_a_backup_is_of_its_namespace_alone_and_not_of_what_running_processes_ho
     restore(filled, KEYS, tmp_path / "b.tar", store, force=True)
     assert contents(filled, KEYS) == before
     assert filled.get("shopping:active") == filled.get("other:active") == b"x"
-
-
-def test_changes_of_items_made_during_a_backup_do_not_lose_what_was_before(filled, store, tmp_path, monkeypatch):
-    def write(number):
-        change = ItemChange(f"item-{number}", "patch", {"hidden": True})
-        return filled.xadd(KEYS.items_log, pack_changes([change]))
-
-    first, second = write(1), write(2)
-    filled.set(KEYS.items_upto, first)
-    filled.hset(KEYS.items, "item-1", b'{"hidden":true}')
-    read = backup.read_records
-
-    def reading_while_the_service_compacts(redis, prefix, names):
-        yield from read(redis, prefix, names)
-        # Behind each key that is read a worker brings the snapshot up to date.
-        filled.hset(KEYS.items, "item-2", b'{"hidden":true}')
-        filled.set(KEYS.items_upto, second)
-        filled.xtrim(KEYS.items_log, minid=second, approximate=False)
-
-    monkeypatch.setattr(backup, "read_records", reading_while_the_service_compacts)
-    back_up(filled, KEYS, tmp_path / "b.tar")
-    restore(filled, OTHER, tmp_path / "b.tar", store)
-    changes = ItemChanges(filled, OTHER)
-    changes.read_on()
-    assert changes.records == {"item-1": {"hidden": True}, "item-2": {"hidden": True}}
 
 
 def test_an_empty_namespace_is_a_backup_too(redis, store, tmp_path):
