@@ -25,6 +25,7 @@ from app.routes import (
     catalogue,
     dashboard,
     events,
+    export,
     health,
     items,
     metrics,
@@ -99,7 +100,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     for routes in (
         *(recommendations, ranking, why_not, blocks, events),
         # `overview` before `items`: a lookup of several is no item's id.
-        *(overview, items, catalogue, models, refresh, health, metrics, quality, dashboard),
+        *(overview, items, catalogue, models, refresh, export, health, metrics, quality, dashboard),
     ):
         app.include_router(routes.router)
     return app

@@ -6,13 +6,23 @@ from collections.abc import Collection, Sequence
 from fastapi import APIRouter, Depends, Request
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
-from app.event_body import DESCRIBED, MAX_REPORTED, posted_events
 from app.event_schemas import Event, EventLinesAnswer, EventsAnswer, Forgotten, History
 from app.item_views import knows_item
 from app.json_response import Json
+from app.posted_rows import RowsBody
 from app.problems import StorageUnavailable, TooManyEvents, responses
 from app.recommendation_cache import CacheUnavailable
 from app.recorded_events import EventsRefused, NewEvent
+from app.schemas import MAX_EVENTS
+
+_BODY = RowsBody(
+    Event,
+    MAX_EVENTS,
+    [
+        {"user_id": "ann", "item_id": "B000F83SZQ", "type": "view", "id": "7f3a9c"},
+        {"user_id": "bob", "item_id": "B000F83SZQ"},
+    ],
+)
 
 router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
 
@@ -21,7 +31,7 @@ router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
     "/events",
     dependencies=[Depends(require("write"))],
     responses={200: {"model": EventsAnswer | EventLinesAnswer}, **responses(TooManyEvents, StorageUnavailable)},
-    openapi_extra=DESCRIBED,
+    openapi_extra=_BODY.described,
 )
 async def record_events(request: Request, query: NoQuery, model: CurrentModel, services: CurrentServices) -> Json:
     """Record events: up to 1000 as a JSON array, or as JSON Lines (`application/x-ndjson`) whatever fits into a body.
@@ -33,11 +43,11 @@ async def record_events(request: Request, query: NoQuery, model: CurrentModel, s
     recorded once, however often it is sent within a day (TESSERA_EVENT_ID_TTL_S). The answer comes after Redis has all
     events; after a 503 or 429 they should be sent again, which at worst repeats those without an id.
     """
-    posted = await posted_events(request)
+    posted = await _BODY.read(request)
     now = time.time()
-    rows = [row for row, event in enumerate(posted.events) if knows_item(model, services.overlay, event.item_id)]
+    rows = [row for row, event in enumerate(posted.rows) if knows_item(model, services.overlay, event.item_id)]
     # A client may send in any order; the history must be oldest first. The sort keeps the order of equal times.
-    accepted = sorted(((posted.events[row].seconds(now), posted.events[row]) for row in rows), key=lambda one: one[0])
+    accepted = sorted(((posted.rows[row].seconds(now), posted.rows[row]) for row in rows), key=lambda one: one[0])
     read_types = services.settings.types_of_reads
     try:
         recorded = await services.recorded_events.record(
@@ -47,24 +57,22 @@ async def record_events(request: Request, query: NoQuery, model: CurrentModel, s
             ]
         )
     except EventsRefused:
-        services.telemetry.events.labels("too_many", "").inc(len(posted.events))
+        services.telemetry.events.labels("too_many", "").inc(len(posted.rows))
         raise TooManyEvents from None
     except CacheUnavailable:
-        services.telemetry.events.labels("refused", "").inc(len(posted.events))
+        services.telemetry.events.labels("refused", "").inc(len(posted.rows))
         raise StorageUnavailable from None
     news = [one for one, is_new in zip(accepted, recorded, strict=True) if is_new]
     _notice(services, news, read_types)
     duplicates = len(accepted) - len(news)
     services.telemetry.events.labels("duplicate", "").inc(duplicates)
     known = set(rows)
-    unknown = [row for row in range(len(posted.events)) if row not in known]
+    unknown = [row for row in range(len(posted.rows)) if row not in known]
     services.telemetry.events.labels("rejected", "").inc(len(unknown) + len(posted.rejected))
     answer: dict[str, object] = {"accepted": len(accepted), "duplicates": duplicates}
     if posted.in_lines:
-        bad = sorted([*posted.rejected, *((posted.numbers[row], "unknown_item") for row in unknown)])
-        reported = [{"line": line, "reason": reason} for line, reason in bad[:MAX_REPORTED]]
-        return Json({**answer, "rejected_lines": len(bad), "rejected": reported})
-    rejected = [{"row": row, "item_id": posted.events[row].item_id, "reason": "unknown_item"} for row in unknown]
+        return Json({**answer, **posted.rejected_lines(dict.fromkeys(unknown, "unknown_item"))})
+    rejected = [{"row": row, "item_id": posted.rows[row].item_id, "reason": "unknown_item"} for row in unknown]
     return Json({**answer, "rejected": rejected})
 
 

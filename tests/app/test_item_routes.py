@@ -67,7 +67,10 @@ async def test_events_of_deleted_items_are_rejected_and_of_hidden_ones_recorded(
     await api.client.patch("/items/item-8", json={"hidden": True})
     events = [{"user_id": "ann", "item_id": f"item-{item}"} for item in (7, 8)]
     answer = (await api.client.post("/events", json=events)).json()
-    assert answer == {"accepted": 1, "rejected": [{"row": 0, "item_id": "item-7", "reason": "unknown_item"}]}
+    assert (answer["accepted"], answer["rejected"]) == (
+        1,
+        [{"row": 0, "item_id": "item-7", "reason": "unknown_item"}],
+    )
     assert cache.history("ann") == ["item-8"]
 
 

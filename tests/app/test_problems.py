@@ -179,7 +179,7 @@ async def test_request_id_of_the_caller_is_kept_only_if_harmless(client: httpx.A
 async def test_problems_are_in_openapi(api: RunningApp) -> None:
     document = (await api.client.get("/openapi.json")).json()
     operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
-    assert len(operations) == 22
+    assert len(operations) == 35
     for path, operation in operations:
         failures = {status: said for status, said in operation["responses"].items() if status >= "400"}
         assert {"422", "500", "413"} <= set(failures), path
