@@ -37,6 +37,10 @@ BODIES: Mapping[str, Any] = {
     "rank": {"user_id": "user-17", "items": ["item-204", "item-9"]},
     "explain": {"user_id": "user-17", "item_id": "item-204"},
     "change_blocks": {"block": ["item-9"], "unblock": ["item-31"]},
+    "write_items": [
+        {"item_id": "item-204", "operation": "patch", "in_stock": False},
+        {"item_id": "item-9", "operation": "delete"},
+    ],
     "record_events": [
         {"user_id": "user-17", "item_id": "item-204", "type": "purchase", "timestamp": "2026-01-02T08:05:00Z"}
     ],
@@ -54,6 +58,7 @@ ANSWERS: Mapping[str, Any] = {
         "model_version": _VERSION,
     },
     "record_events": {"accepted": 1, "duplicates": 0, "rejected": []},
+    "write_items": {"accepted": 2, "rejected": []},
     "show_history": {"user_id": "user-17", "items": ["item-9", "item-31"]},
     "forget_user": {"user_id": "user-17", "existed": True},
     "similar": {"item_id": "item-9", "items": [_NEIGHBOR], "model_version": _VERSION},

@@ -1,4 +1,4 @@
-"""An export on its way into a file: written as it comes, in whole lines, and looked at for the line that says it broke."""
+"""An export on its way into a file: in whole lines as they come, up to one that says it broke off."""
 
 import json
 from typing import BinaryIO

@@ -25,9 +25,13 @@ def test_parts_of_any_size_are_the_same_lines(size: int) -> None:
 def test_a_line_that_says_it_broke_off_is_an_error_and_not_written(size: int) -> None:
     file, sent = BytesIO(), LINES + STOPPED
     export = ExportFile(file)
-    with pytest.raises(ExportIncomplete, match="Redis failed"):
+
+    def take_all() -> None:
         for start in range(0, len(sent), size):
             export.take(sent[start : start + size])
+
+    with pytest.raises(ExportIncomplete, match="Redis failed"):
+        take_all()
     assert file.getvalue() == LINES
 
 
