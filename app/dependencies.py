@@ -27,6 +27,7 @@ from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender
 from app.recorded_events import RecordedEvents
 from app.refresh_jobs import RefreshJobs
+from app.scenarios import Scenarios
 from app.schemas import Id, NoParameters
 from app.served_model import ServedModel
 from app.settings import Settings
@@ -44,6 +45,7 @@ class Services:
     """The parts of one application, made at its start."""
 
     settings: Settings
+    scenarios: Scenarios
     store: ModelStore
     telemetry: Telemetry
     cache: RecommendationCache

@@ -8,6 +8,7 @@ import re
 from functools import lru_cache
 from typing import Final, cast
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,6 +19,7 @@ from app.problems import Problem, render
 from app.recommendation import Wanted
 from app.request_boundary import SOURCE
 from app.routes.recommendations import recommend_to_user, router
+from app.scenarios import NO_SCENARIOS, Scenarios
 from app.schemas import RecommendParameters
 
 _PREFIX: Final = "/recommend/"
@@ -38,14 +40,15 @@ class DirectRoute:
         if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].startswith(_PREFIX):
             await self._app(scope, receive, send)
             return
-        user_id, wanted = scope["path"][len(_PREFIX) :], read_parameters(scope["query_string"])
+        services = cast(Services, scope["app"].state.services)
+        user_id = scope["path"][len(_PREFIX) :]
+        wanted = read_parameters(scope["query_string"], services.scenarios)
         if wanted is None or not _ID.fullmatch(user_id) or scope.get("root_path"):
             await self._app(scope, receive, send)
             return
         scope["route"] = _ROUTE
         try:
             admit(scope, "read")
-            services = cast(Services, scope["app"].state.services)
             check_query(wanted.query, services)
         except Problem as problem:
             await render(problem, scope.get("request_id"))(scope, receive, send)
@@ -56,20 +59,21 @@ class DirectRoute:
         await send({"type": "http.response.body", "body": body})
 
 
-def read_parameters(query: bytes) -> Wanted | None:
+def read_parameters(query: bytes, scenarios: Scenarios = NO_SCENARIOS) -> Wanted | None:
     """The request that a query string makes, for no user yet; None where it is not valid."""
-    return _kept_parse(query) if len(query) <= _MAX_QUERY_KEPT else _parse(query)
+    return _kept_parse(query, scenarios) if len(query) <= _MAX_QUERY_KEPT else _parse(query, scenarios)
 
 
-def _parse(query: bytes) -> Wanted | None:
+def _parse(query: bytes, scenarios: Scenarios) -> Wanted | None:
     parameters = QueryParams(query)
     if "write_back_type" in parameters:
         # Whether it is one that the server takes is asked in the route.
         return None
     values = {name: parameters.getlist(name) if name in _SEQUENCES else parameters[name] for name in parameters}
     try:
-        return RecommendParameters.model_validate(values).wanted()
-    except ValidationError:
+        asked = RecommendParameters.model_validate(values)
+        return scenarios.applied(asked, asked.model_fields_set).wanted()
+    except (ValidationError, RequestValidationError, Problem):
         return None
 
 

@@ -4,8 +4,8 @@ Two parts, because they cost differently. What is the same for everyone (hidden,
 the catalogue, made once per distinct filter and kept. What is one user's own (seen, excluded) is a short set of item
 indices that is looked up, never turned into a mask.
 
-The catalogue is as published; what has changed of its items since comes in as records (`app.item_records`) and holds at
-once. A mask that was kept, or that somebody took before, may be older, so whoever answers asks `allowed` last.
+The catalogue is as published; what has changed of its items since comes in as records (`model_store.item_records`) and
+holds at once. A mask that was kept, or that somebody took before, may be older, so whoever answers asks `allowed` last.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from app.item_records import ItemRecord, is_withheld
 from model_store.catalog import Catalog
+from model_store.item_records import ItemRecord, is_withheld
 from model_store.prefix_trie import EligibleItems, PrefixTrie
 
 _BYTES_PER_ITEM = 5

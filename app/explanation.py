@@ -39,6 +39,7 @@ def explanation(draft: "Draft", items: Sequence[RankedItem]) -> Explanation:
         given=draft.given(),
         unavailable=draft.unavailable,
         stages_ms={name: round(ms, 3) for name, ms in draft.timings_ms.items()},
+        scenario=draft.wanted.scenario,
     )
     if draft.wanted.explain != "full":
         return short

@@ -15,14 +15,23 @@ from collections.abc import Sequence
 import orjson
 from redis.asyncio.client import Pipeline
 
-from app.item_overlay import BEGINNING, ItemOverlay, LogId, changed_ids, format_id, parse_id
-from app.item_records import ItemChange, ItemRecord, fold, pack_changes, unpack_changes
+from app.item_overlay import ItemOverlay
 from app.recommendation_cache import ITEM_CHANGES_READ, CacheUnavailable, RecommendationCache
-from app.redis_replies import LogEntry
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import Telemetry
 from model_store.cache_keys import Keys
+from model_store.item_log import (
+    BEGINNING,
+    LogEntry,
+    LogId,
+    changed_ids,
+    fold_entry,
+    format_id,
+    format_next,
+    parse_id,
+)
+from model_store.item_records import ItemChange, ItemRecord, pack_changes
 
 COMPACT_S = 60
 """How often the snapshot is brought up to date; whoever begins has half of the time to end."""
@@ -141,7 +150,7 @@ class ItemLog:
             try:
                 records, cursor = await self._everything()
                 for entry in self._heard_while_loading:
-                    cursor = _fold_entry(records, cursor, entry)
+                    cursor = fold_entry(records, cursor, entry)
             finally:
                 self._heard_while_loading = None
             self._overlay.replace(records, cursor)
@@ -258,19 +267,19 @@ class ItemLog:
         cursor = parse_id(upto) if upto else BEGINNING
         while entries := await self._log_after(cursor):
             for entry in entries:
-                cursor = _fold_entry(records, cursor, entry)
+                cursor = fold_entry(records, cursor, entry)
         return records, cursor
 
     async def _log_after(self, cursor: LogId) -> Sequence[LogEntry]:
         def read(pipeline: Pipeline) -> None:
-            pipeline.xrange(self._keys.items_log, min=_after(cursor), count=_READ_TOGETHER)
+            pipeline.xrange(self._keys.items_log, min=format_next(cursor), count=_READ_TOGETHER)
 
         (entries,) = await self._cache.execute("items", read, patient=True)
         found: Sequence[LogEntry] = entries
         return found
 
     def _next(self) -> str:
-        return _after(self._overlay.cursor)
+        return format_next(self._overlay.cursor)
 
     def _read_on(self, pipeline: Pipeline) -> None:
         pipeline.xrange(self._keys.items_log, min=self._next(), count=ITEM_CHANGES_READ)
@@ -286,17 +295,3 @@ class ItemLog:
             self._more = True
             self._full_replies += 1
         self._heard_at = time.monotonic()
-
-
-def _after(cursor: LogId) -> str:
-    return format_id((cursor[0], cursor[1] + 1))
-
-
-def _fold_entry(records: dict[str, ItemRecord], cursor: LogId, entry: LogEntry) -> LogId:
-    entry_id, fields = entry
-    at = parse_id(entry_id)
-    if at <= cursor:
-        return cursor
-    for change in unpack_changes(fields):
-        records[change.item_id] = fold(records.get(change.item_id), change)
-    return at

@@ -2,15 +2,12 @@
 
 import asyncio
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from app.item_records import ItemRecord, fold, unpack_changes
-from app.redis_replies import LogEntry
-
-LogId = tuple[int, int]
-BEGINNING: LogId = (0, 0)
+from model_store.item_log import BEGINNING, LogEntry, LogId, parse_id
+from model_store.item_records import ItemRecord, fold, unpack_changes
 
 _FOLLOWED_TOGETHER = 1000
 
@@ -87,19 +84,3 @@ class ItemOverlay:
     def _tell(self, changed: Mapping[str, ItemRecord | None]) -> None:
         for follower in list(self._followers):
             follower.apply(changed)
-
-
-def parse_id(entry_id: bytes) -> LogId:
-    """An id of a log entry, comparable."""
-    milliseconds, _, number = entry_id.partition(b"-")
-    return int(milliseconds), int(number)
-
-
-def format_id(entry_id: LogId) -> str:
-    """An id the way Redis writes it."""
-    return f"{entry_id[0]}-{entry_id[1]}"
-
-
-def changed_ids(entries: Iterable[LogEntry]) -> set[str]:
-    """The items that entries are about."""
-    return {change.item_id for _, fields in entries for change in unpack_changes(fields)}

@@ -14,7 +14,6 @@ from redis.asyncio.client import Pipeline
 
 from app.encode_wire import MAX_DOCUMENTS
 from app.item_overlay import ItemOverlay
-from app.item_records import Place
 from app.recommendation_cache import RecommendationCache
 from app.served_model import ServedModel
 from app.settings import Settings
@@ -23,6 +22,7 @@ from model_store.bundle import ModelStore
 from model_store.cache_keys import Keys
 from model_store.code_assignment import packed_codes
 from model_store.errors import TesseraError
+from model_store.item_records import Place
 from model_store.line_of_versions import KnownPlaces, known_places
 from model_store.quantizer import ItemQuantizer
 

@@ -17,7 +17,6 @@ from app.active_version import ActiveVersion
 from app.item_log import ItemLog
 from app.item_overlay import ItemOverlay
 from app.item_places import ItemPlaces, NoPlace
-from app.item_records import ItemChange, document
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.served_model import ServedModel
 from app.settings import Settings
@@ -27,6 +26,7 @@ from app.version_extension import MADE_BY, ExtensionOutcome, ExtensionWork, NewI
 from model_store.bundle import MODEL_FOLDERS, ModelStore
 from model_store.cache_keys import Keys
 from model_store.errors import TesseraError
+from model_store.item_records import ItemChange, document
 from model_store.manifest import Manifest
 
 _LOOK_S = 0.2

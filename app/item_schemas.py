@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from app.item_records import ItemChange, ItemRecord, Operation
+from app.event_schemas import RejectedLine
 from app.item_writes import RejectionReason
 from app.schemas import MAX_ITEMS, Asked, Id
+from model_store.item_records import ItemChange, ItemRecord, Operation
 
 MAX_WRITES = 1000
 _MAX_CATEGORIES = 20
@@ -106,6 +107,14 @@ class WritesAnswer(BaseModel):
 
     accepted: int
     rejected: list[RejectedWrite]
+
+
+class WriteLinesAnswer(BaseModel):
+    """What became of the lines."""
+
+    accepted: int
+    rejected_lines: int
+    rejected: list[RejectedLine] = Field(description="the first 1000 of them")
 
 
 class DeletedItem(BaseModel):

@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 
 from app.item_overlay import ItemOverlay
-from app.item_records import ItemRecord
 from app.served_model import ServedModel
 from model_store.catalog import Catalog
 from model_store.item_codes import code_text
+from model_store.item_records import ItemRecord
 
 WithheldReason = Literal["deleted", "hidden", "out_of_stock", "not_decodable"]
 

@@ -9,10 +9,10 @@ from app.active_version import ActiveVersion
 from app.item_log import ItemLog
 from app.item_overlay import ItemOverlay
 from app.item_places import ItemPlaces, NoPlace
-from app.item_records import ItemChange, Place, document, fold
 from app.item_views import knows_item
 from app.served_model import ServedModel
 from app.settings import Settings
+from model_store.item_records import ItemChange, Place, document, fold
 
 RejectionReason = Literal["unknown_item", "too_many_changed_items", "new_item_unavailable"]
 

@@ -26,6 +26,7 @@ from app.routes import (
     catalogue,
     dashboard,
     events,
+    export,
     health,
     items,
     metrics,
@@ -38,6 +39,7 @@ from app.routes import (
     why_not,
 )
 from app.running_services import redis_of, running_services
+from app.scenarios import read_scenarios
 from app.settings import Settings
 from app.telemetry import MULTIPROCESS_VARIABLE, Telemetry
 from app.tracing import check_tracing, open_tracing
@@ -51,22 +53,23 @@ _CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) -> FastAPI:
-    """Wire the application. Nothing but the file of API keys is opened before its lifespan starts.
+    """Wire the application. Nothing but the files of API keys and scenarios is opened before its lifespan starts.
 
     Args:
         settings: the deployment.
         clock: Unix seconds, of the windows of /latency.
 
     Raises:
-        KeyFileInvalid: that file is not as it must be.
+        KeyFileInvalid: the one is not as it must be.
+        ScenariosInvalid: the other is not.
         TracingUnusable: traces are asked for and OpenTelemetry is not installed.
     """
     telemetry = Telemetry(open_tracing(settings.traces_endpoint, settings.traces_share, "tessera-api"), clock=clock)
-    access, traffic = Access(settings), Traffic()
+    access, traffic, scenarios = Access(settings), Traffic(), read_scenarios(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running_services(settings, telemetry, access, traffic) as services:
+        async with running_services(settings, telemetry, access, traffic, scenarios) as services:
             app.state.services = services
             yield
 
@@ -98,7 +101,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     for routes in (
         *(recommendations, ranking, why_not, blocks, events),
         # `overview` before `items`: a lookup of several is no item's id.
-        *(overview, items, catalogue, models, refresh, health, metrics, quality, dashboard),
+        *(overview, items, catalogue, models, refresh, export, health, metrics, quality, dashboard),
     ):
         app.include_router(routes.router)
     app.include_router(gorse_router)
@@ -116,12 +119,13 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal ends it.
 
     Raises:
-        TesseraError: an open address without keys, a file of keys that cannot be used, no active model version or a
-            corrupt one, no Redis that could be started, a Redis URL that cannot be read, or traces asked for without
-            OpenTelemetry. Found before anything listens.
+        TesseraError: an open address without keys, a file of keys or scenarios that cannot be used, no active model
+            version or a corrupt one, no Redis that could be started, a Redis URL that cannot be read, or traces asked
+            for without OpenTelemetry. Found before anything listens.
     """
     settings = settings.model_copy(update={"workers": workers})
     refuse_open_bind(read_keys(settings.api_keys, settings.api_keys_file), host)
+    read_scenarios(settings)
     check_tracing(settings.traces_endpoint)
     asyncio.run(_check_version(settings))
     structured_logging.configure(settings.log_level)

@@ -223,6 +223,9 @@ ANSWERS: Mapping[str, Any] = {
         "model_version": _VERSION,
         "dependencies": _DEPENDENCIES,
     },
+    "export_events": '{"user_id":"user-17","item_id":"item-9"}\n{"user_id":"user-17","item_id":"item-31"}\n',
+    "export_items": '{"item_id":"item-9","title":"Garden chair","text":"","categories":["garden"],"price":49.9,'
+    '"attributes":{},"in_stock":true,"hidden":false}\n',
     "metrics": 'tessera_requests_total{method="GET",route="/popular",status="200"} 3.0\n',
     "latency": {
         "latencies": [

@@ -33,6 +33,7 @@ class Wanted:
         query: what is asked for in words.
         within: `cache` to rank the user's cached items anew rather than search the catalogue.
         write_back_after_s: seconds after the answer from which what it shows counts as read; None: it does not.
+        scenario: whose defaults the request has taken; one that is configured.
     """
 
     user_id: str | None = None
@@ -50,6 +51,7 @@ class Wanted:
     query: str | None = None
     within: Literal["cache"] | None = None
     write_back_after_s: float | None = None
+    scenario: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Explanation:
         given: items each part gave, before the offset was cut off.
         unavailable: parts that should have answered and did not, and why.
         stages_ms: time in each stage.
+        scenario: whose defaults held, None without one.
     """
 
     entry_age_s: float | None
@@ -94,6 +97,7 @@ class Explanation:
     given: dict[str, int]
     unavailable: dict[str, str]
     stages_ms: dict[str, float]
+    scenario: str | None
 
 
 @dataclass(frozen=True, slots=True)

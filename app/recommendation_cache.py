@@ -18,7 +18,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from app.circuit_breaker import CircuitBreaker
 from app.pipelined_connection import Command
 from app.redis_connection import RedisClient, connections_of
-from app.redis_replies import LogEntry, error_code, log_entry, text, texts
+from app.redis_replies import error_code, log_entry, text, texts
 from app.settings import Settings
 from app.shared_reads import ReadRefused, SharedReads
 from app.telemetry import Telemetry
@@ -26,6 +26,7 @@ from app.user_state import StoredUser, UserState
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.cache_keys import EntryLayout, Keys
 from model_store.errors import CacheEntryUnreadable, causes_of
+from model_store.item_log import LogEntry
 
 # One slow answer is no outage; three in a row without a good one between them are.
 _FAILURES_TO_OPEN = 3

@@ -169,6 +169,7 @@ class Recommender:
             fresh=draft.fresh,
             read_after_s=draft.wanted.write_back_after_s,
         )
+        self._note_scenario(draft.wanted)
         if answer.degraded:
             self._telemetry.degraded.inc()
         if answer.shortfall_reason is not None:
@@ -179,6 +180,7 @@ class Recommender:
 
     def _note(self, quick: CachedAnswer, user_id: str, wanted: Wanted, model: ServedModel) -> None:
         fresh = quick.source == "cache"
+        self._note_scenario(wanted)
         self._telemetry.cache_age_seconds.observe(quick.age_s)
         self._finished.passed(
             recommendation_id=quick.recommendation_id,
@@ -193,6 +195,11 @@ class Recommender:
             fresh=fresh,
             read_after_s=wanted.write_back_after_s,
         )
+
+    def _note_scenario(self, wanted: Wanted) -> None:
+        # One that is configured: there are few.
+        if wanted.scenario is not None:
+            self._telemetry.scenarios.labels(wanted.scenario).inc()
 
     def _chain(self, draft: Draft) -> tuple[Step, ...]:
         wanted = draft.wanted

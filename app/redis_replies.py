@@ -1,12 +1,11 @@
 """What Redis replies, as the rest of the application takes it."""
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 from redis.exceptions import ResponseError
 
-LogEntry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
-"""An entry of a stream: its id and its fields."""
+from model_store.item_log import LogEntry
 
 
 def error_code(error: Exception) -> str | None:

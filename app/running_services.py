@@ -33,6 +33,7 @@ from app.recommender import Recommender
 from app.recorded_events import RecordedEvents
 from app.redis_connection import RedisClient, connect
 from app.refresh_jobs import RefreshJobs
+from app.scenarios import Scenarios
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import Telemetry
@@ -48,7 +49,7 @@ _logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def running_services(
-    settings: Settings, telemetry: Telemetry, access: Access, traffic: Traffic
+    settings: Settings, telemetry: Telemetry, access: Access, traffic: Traffic, scenarios: Scenarios
 ) -> AsyncIterator[Services]:
     """Start the parts of one application, and stop them when the block ends."""
     store = ModelStore(settings.store)
@@ -104,6 +105,7 @@ async def running_services(
         gc.freeze()
         yield Services(
             settings=settings,
+            scenarios=scenarios,
             store=store,
             telemetry=telemetry,
             cache=cache,

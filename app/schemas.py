@@ -34,6 +34,12 @@ QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1
 """What somebody asks for in words."""
 
 
+SCENARIO_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+
+ScenarioName = Annotated[str, StringConstraints(pattern=SCENARIO_NAME)]
+"""A table of TESSERA_SCENARIOS_FILE."""
+
+
 class Asked(BaseModel):
     """What a caller sends: nothing beyond the named fields."""
 
@@ -99,6 +105,11 @@ class PopularParameters(ItemListParameters):
 class RecommendParameters(ListParameters):
     """How to recommend."""
 
+    scenario: ScenarioName | None = Field(
+        default=None,
+        description="A named set of defaults of the server: they hold for every parameter that the request leaves out. "
+        "Some may be fixed, and not be set to anything else.",
+    )
     q: QueryText | None = Field(
         default=None,
         description="What is asked for in words, beside the history or without one. The list is decoded now; when it "
@@ -171,6 +182,7 @@ class RecommendParameters(ListParameters):
             query=self.q,
             within=self.within,
             write_back_after_s=None if self.write_back_type is None else self.write_back_delay_s,
+            scenario=self.scenario,
         )
 
 

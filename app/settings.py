@@ -121,6 +121,10 @@ class Settings(BaseSettings):
         default=_HOUR_S, ge=1, description="How long after an answer an event counts as led to by it."
     )
 
+    scenarios_file: Path | None = Field(
+        default=None, description="TOML file of scenarios: named defaults of recommendations, read at the start."
+    )
+
     api_keys: SecretStr | None = Field(
         default=None,
         description="Comma-separated scope:key pairs, scopes joined by '+': read:K1,read+write:sha256=HEX,admin:K3. "

@@ -99,6 +99,12 @@ class Telemetry:
             ("option", "reason"),
             registry=registry,
         )
+        self.scenarios = Counter(
+            "tessera_scenario_answers",
+            "Recommendations with a scenario, by its name.",
+            ("scenario",),
+            registry=registry,
+        )
         self.personal_answers = Counter(
             "tessera_personal_answers",
             "Recommendations, without a query, to users with a history; fresh: from a fresh entry or decoded for it.",

@@ -39,17 +39,19 @@ def export_events(file: ExportFile, as_json: AsJson = False) -> None:
 @export.command("items")
 @reports_errors
 def export_items(file: ExportFile, version: Version = None, as_json: AsJson = False) -> None:
-    """The items of a version, the served one by default, with their codes."""
+    """The items of a version, the served one by default, as they are now, with their codes; new ones too."""
     from model_store.cache_keys import Keys
     from offline.export.exported_rows import ITEMS, item_rows
+    from offline.item_changes import ItemChanges
     from offline.redis_connection import connect, told
 
     settings = read_settings()
-    if version is None:
-        redis = connect(redis_url(settings))
-        with told("export items"):
-            version = _served(settings, redis, Keys(settings.namespace))
-    _write(file, ITEMS, item_rows(open_bundle(settings, version), {}), as_json)
+    redis, keys = connect(redis_url(settings)), Keys(settings.namespace)
+    changes = ItemChanges(redis, keys)
+    with told("export items"):
+        version = version or _served(settings, redis, keys)
+        changes.read_on()
+    _write(file, ITEMS, item_rows(open_bundle(settings, version), changes.records), as_json)
 
 
 @export.command("users")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack
+from typing import BinaryIO, Literal, Self, TypeVar, Unpack
 
 import httpx
 
@@ -35,7 +35,8 @@ from tessera_client.answers import (
 )
 from tessera_client.calls import Calls
 from tessera_client.errors import TesseraError
-from tessera_client.exchange import Attempt, Plan, Reply
+from tessera_client.exchange import Attempt, Plan, Reply, problem_of
+from tessera_client.export_file import ExportFile
 from tessera_client.options import (
     CatalogueOptions,
     Event,
@@ -69,6 +70,7 @@ class AsyncTessera:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base_url = base_url
+        self._timeout_s = timeout_s
         self._calls = Calls(connection.limits_of(timeout_s, deadline_s, retries))
         self._http = httpx.AsyncClient(base_url=base_url, headers=connection.headers_of(api_key), transport=transport)
 
@@ -212,6 +214,17 @@ class AsyncTessera:
         """Cancel a refresh; lists that are written stay."""
         return await self._run(self._calls.cancel_refresh(job_id))
 
+    async def export_events(self, file: BinaryIO) -> int:
+        """Write every user's history into a file, as JSON Lines that `record_events` could send; how many.
+
+        They are written as they come; a part may take `timeout_s`. Not tried again: when it fails, a part is written.
+        """
+        return await self._export("/export/events", file)
+
+    async def export_items(self, file: BinaryIO) -> int:
+        """Write every item as it is now into a file, as JSON Lines; how many. As for `export_events`."""
+        return await self._export("/export/items", file)
+
     async def _run(self, plan: Plan[T]) -> T:
         try:
             attempt = next(plan)
@@ -225,6 +238,20 @@ class AsyncTessera:
         except StopIteration as end:
             answer: T = end.value
             return answer
+
+    async def _export(self, path: str, file: BinaryIO) -> int:
+        export, timeout_s = ExportFile(file), self._timeout_s
+        try:
+            async with self._http.stream("GET", path, timeout=timeout_s) as response:
+                if not response.is_success:
+                    raise problem_of(
+                        connection.reply_of(response.status_code, response.headers, await response.aread())
+                    )
+                async for part in response.aiter_bytes():
+                    export.take(part)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise connection.failed(error, self._base_url, timeout_s) from error
+        return export.end()
 
     async def _send(self, attempt: Attempt) -> Reply:
         if attempt.pause_s:

@@ -2,6 +2,7 @@
 
     TesseraError
       ConnectionFailed  TimedOut  AnswerUnreadable        no answer, none in time, or not one of Tessera's
+      ExportIncomplete                                    a part of one
       InvalidRequest 422   KeyRejected 401   NotAllowed 403   NotFound 404   Conflict 409   TooLarge 413
       TooManyRequests 429   NotSupported 501   Unavailable 503   ServerFailed, every other status
 
@@ -75,6 +76,10 @@ class TimedOut(TesseraError):
 
 class AnswerUnreadable(TesseraError):
     """An answer, but not one of a Tessera that this client knows."""
+
+
+class ExportIncomplete(TesseraError):
+    """An export that broke off; what came before is in the file."""
 
 
 class InvalidRequest(TesseraError):

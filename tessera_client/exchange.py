@@ -118,7 +118,7 @@ def ask(request: Request, kind: type[T], limits: Limits, clock: Clock | None = N
         reply = yield Attempt(request, pause_s, clock.timeout_s(pause_s))
         if 200 <= reply.status < 300:
             return _answer(kind, reply)
-        error = _problem(reply)
+        error = problem_of(reply)
         pause_s = _pause_s(error, attempt)
         if reply.status not in _RETRIED or attempt == limits.retries or pause_s >= clock.left_s():
             raise error
@@ -152,7 +152,8 @@ def _answer(kind: type[T], reply: Reply) -> T:
         ) from None
 
 
-def _problem(reply: Reply) -> TesseraError:
+def problem_of(reply: Reply) -> TesseraError:
+    """What an answer that is no success says."""
     try:
         body = json.loads(reply.body)
     except ValueError:

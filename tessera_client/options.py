@@ -113,6 +113,7 @@ class RefreshOptions(TypedDict, total=False):
 class RecommendOptions(ListOptions, total=False):
     """How to recommend, beside `ListOptions`.
 
+    scenario: a named set of the service's defaults, for all that is left out.
     q: what is asked for in words.
     within: "cache" to rank the user's cached items anew rather than search the catalogue.
     only: ids of the only items that may be returned; an empty list allows nothing.
@@ -125,6 +126,7 @@ class RecommendOptions(ListOptions, total=False):
     write_back_delay_s: seconds from the answer until it does.
     """
 
+    scenario: str | None
     q: str | None
     within: Literal["cache"] | None
     only: str | Sequence[str] | None

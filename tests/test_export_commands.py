@@ -14,6 +14,8 @@ from app.embedded_redis import ensure_running, stop
 from model_store.cache_entries import CacheEntry
 from model_store.cache_keys import Keys
 from model_store.catalog import Catalog
+from model_store.item_codes import code_text
+from model_store.item_records import ItemChange, pack_changes
 from offline.column_names import ColumnNames
 from offline.export.exported_rows import item_rows
 from offline.interactions import read_dataset
@@ -119,6 +121,23 @@ def test_exported_items_have_their_codes_and_say_what_was_changed(redis, tmp_pat
     new = rows[2]
     assert (new["title"], new["price"], new["available"], new["attributes"]) == ("New", None, False, '{"a": "b"}')
     assert (new["text"], new["categories"]) == ("x", ["Toys"])
+
+
+def test_items_are_exported_as_they_are_now_new_ones_too(redis, tmp_path: Path, bundle) -> None:
+    place = {"line": bundle.cache_version, "code": [1, 2, 3, 4], "vector": "", "attempt": 0}
+    changes = [
+        ItemChange("a,1", "patch", {"price": 3.5, "in_stock": False}),
+        ItemChange("c", "delete", {}),
+        ItemChange("new", "put", {"title": "New", "place": place}),
+        ItemChange("gone", "put", {"title": "Gone"}),
+        ItemChange("gone", "delete", {}),
+    ]
+    redis.xadd(KEYS.items_log, pack_changes(changes))
+    assert exported("items", tmp_path / "i.jsonl")["rows"] == 4
+    rows = {row["item_id"]: row for row in map(json.loads, (tmp_path / "i.jsonl").read_text().splitlines())}
+    assert list(rows) == ["a,1", 'b"2', "Ünï", "new"]
+    assert (rows["a,1"]["price"], rows["a,1"]["available"]) == (3.5, False)
+    assert (rows["new"]["title"], rows["new"]["code"]) == ("New", code_text(np.array([1, 2, 3, 4], dtype=np.uint8)))
 
 
 def test_users_are_those_with_a_history_and_those_with_a_list(redis, tmp_path: Path, bundle) -> None:

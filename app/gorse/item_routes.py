@@ -13,13 +13,13 @@ from app.gorse.items import MAX_ROWS, GorseItem, ItemAnswer, ItemSaid, ItemsAnsw
 from app.gorse.schemas import ItemsParameters, RejectedRow, RowAffected
 from app.item_pages import list_items
 from app.item_problems import NewItemUnavailable, TooManyChangedItems
-from app.item_records import ItemChange, Operation
 from app.item_schemas import ItemPatch, ListItemsParameters
 from app.item_views import ItemView, item_view, knows_item
 from app.json_response import Json
 from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
 from app.routes.catalogue import raise_reason, write_all, write_one
+from model_store.item_records import ItemChange, Operation
 
 router = APIRouter()
 

@@ -16,11 +16,11 @@ import orjson
 from pydantic import Field, ValidationError, model_validator
 
 from app.gorse.schemas import GorseAnswer, GorseBody, Moment
-from app.item_records import ItemRecord
 from app.item_schemas import MAX_WRITES, ItemBody
 from app.item_views import ItemView
 from app.latest_items import time_of
 from app.schemas import Id
+from model_store.item_records import ItemRecord
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """What Gorse says where there is no time."""

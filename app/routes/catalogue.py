@@ -3,12 +3,11 @@
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.item_pages import ItemsPage, list_items
 from app.item_problems import NewItemUnavailable, TooManyChangedItems
-from app.item_records import ItemChange
 from app.item_schemas import (
     MAX_WRITES,
     DeletedItem,
@@ -16,17 +15,27 @@ from app.item_schemas import (
     ItemPatch,
     ItemWrite,
     ListItemsParameters,
-    RejectedWrite,
+    WriteLinesAnswer,
     WritesAnswer,
 )
 from app.item_views import ItemView, item_view, knows_item
 from app.item_writes import RejectionReason, Written
 from app.json_response import Json
+from app.posted_rows import RowsBody
 from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
+from model_store.item_records import ItemChange
 
 router = APIRouter(prefix="/items", tags=["items"])
 
+_BODY = RowsBody(
+    ItemWrite,
+    MAX_WRITES,
+    [
+        {"item_id": "item-204", "operation": "patch", "in_stock": False},
+        {"item_id": "item-9", "operation": "delete"},
+    ],
+)
 _READ = [Depends(require("read"))]
 _WRITE = [Depends(require("write"))]
 
@@ -44,24 +53,30 @@ async def list_catalogue(
     return Json(page)
 
 
-@router.post("", dependencies=_WRITE, responses={200: {"model": WritesAnswer}, **responses(StorageUnavailable)})
-async def write_items(
-    writes: Annotated[list[ItemWrite], Body(min_length=1, max_length=MAX_WRITES)],
-    query: NoQuery,
-    services: CurrentServices,
-) -> Json:
-    """Write many items, in their order.
+@router.post(
+    "",
+    dependencies=_WRITE,
+    responses={200: {"model": WritesAnswer | WriteLinesAnswer}, **responses(StorageUnavailable)},
+    openapi_extra=_BODY.described,
+)
+async def write_items(request: Request, query: NoQuery, services: CurrentServices) -> Json:
+    """Write many items, in their order: up to 1000 as a JSON array, or as JSON Lines (`application/x-ndjson`) whatever
+    fits into a body.
 
-    A malformed row is a 422 that names it, and nothing is stored. Rows that cannot be stored are listed under
-    `rejected`; the others hold together from one moment on.
+    A malformed row of an array is a 422 that names it, and nothing is stored; a malformed line is listed under
+    `rejected`, and the others are stored. So are rows that cannot be stored. The rows of an array hold together from
+    one moment on, lines a thousand at a time. After a 503 send all of them again: what was stored stays as it is.
     """
-    reasons = (await write_all(services, [write.change() for write in writes])).reasons
-    rejected = [
-        RejectedWrite(row=row, item_id=write.item_id, reason=reason)
-        for row, (write, reason) in enumerate(zip(writes, reasons, strict=True))
-        if reason is not None
-    ]
-    return Json(WritesAnswer(accepted=len(writes) - len(rejected), rejected=rejected).model_dump())
+    posted = await _BODY.read(request)
+    reasons: dict[int, str] = {}
+    for start in range(0, len(posted.rows), MAX_WRITES):
+        written = await write_all(services, [row.change() for row in posted.rows[start : start + MAX_WRITES]])
+        reasons |= {start + row: reason for row, reason in enumerate(written.reasons) if reason is not None}
+    accepted = len(posted.rows) - len(reasons)
+    if posted.in_lines:
+        return Json({"accepted": accepted, **posted.rejected_lines(reasons)})
+    rejected = [{"row": row, "item_id": posted.rows[row].item_id, "reason": reason} for row, reason in reasons.items()]
+    return Json({"accepted": accepted, "rejected": rejected})
 
 
 @router.get("/{item_id:path}", dependencies=_READ, responses={200: {"model": ItemView}, **responses(ItemNotFound)})

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Depends, Request
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
-from app.event_body import DESCRIBED, MAX_REPORTED, posted_events
 from app.event_schemas import Event, EventLinesAnswer, EventsAnswer, Forgotten, History
 from app.item_views import knows_item
 from app.json_response import Json
+from app.posted_rows import RowsBody
 from app.problems import StorageUnavailable, TooManyEvents, responses
 from app.recommendation_cache import CacheUnavailable
 from app.recorded_events import EventsRefused, NewEvent
+from app.schemas import MAX_EVENTS
 from app.served_model import ServedModel
+
+_BODY = RowsBody(
+    Event,
+    MAX_EVENTS,
+    [
+        {"user_id": "ann", "item_id": "B000F83SZQ", "type": "view", "id": "7f3a9c"},
+        {"user_id": "bob", "item_id": "B000F83SZQ"},
+    ],
+)
 
 router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
 
@@ -23,7 +33,7 @@ router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
     "/events",
     dependencies=[Depends(require("write"))],
     responses={200: {"model": EventsAnswer | EventLinesAnswer}, **responses(TooManyEvents, StorageUnavailable)},
-    openapi_extra=DESCRIBED,
+    openapi_extra=_BODY.described,
 )
 async def record_events(request: Request, query: NoQuery, model: CurrentModel, services: CurrentServices) -> Json:
     """Record events: up to 1000 as a JSON array, or as JSON Lines (`application/x-ndjson`) whatever fits into a body.
@@ -34,17 +44,13 @@ async def record_events(request: Request, query: NoQuery, model: CurrentModel, s
     `id` is recorded once, however often it is sent within a day (TESSERA_EVENT_ID_TTL_S). The answer comes after Redis
     has all events; after a 503 or 429 they should be sent again, which at worst repeats those without an id.
     """
-    posted = await posted_events(request)
-    recorded = await record(posted.events, model, services)
+    posted = await _BODY.read(request)
+    recorded = await record(posted.rows, model, services)
     services.telemetry.events.labels("rejected", "").inc(len(posted.rejected))
     answer: dict[str, object] = {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
     if posted.in_lines:
-        bad = sorted([*posted.rejected, *((posted.numbers[row], "unknown_item") for row in recorded.unknown)])
-        reported = [{"line": line, "reason": reason} for line, reason in bad[:MAX_REPORTED]]
-        return Json({**answer, "rejected_lines": len(bad), "rejected": reported})
-    rejected = [
-        {"row": row, "item_id": posted.events[row].item_id, "reason": "unknown_item"} for row in recorded.unknown
-    ]
+        return Json({**answer, **posted.rejected_lines(dict.fromkeys(recorded.unknown, "unknown_item"))})
+    rejected = [{"row": row, "item_id": posted.rows[row].item_id, "reason": "unknown_item"} for row in recorded.unknown]
     return Json({**answer, "rejected": rejected})
 
 

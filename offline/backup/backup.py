@@ -81,11 +81,19 @@ def back_up(redis: Any, keys: Keys, path: Path, store: ModelStore | None = None)
 
 
 def _records(redis: Any, keys: Keys) -> Iterator[Record]:
-    passing = {name.encode() for name in (keys.watch, keys.restore)}
-    names = (name for name in redis.scan_iter(match=keys.everything(), count=_SCAN_BATCH) if name not in passing)
+    prefix = f"{keys.namespace}:".encode()
+    # What only a running process needs: after a restore it would keep others from their work until it expires.
+    passing = {keys.watch, keys.refresh_worker, keys.items_compacting, keys.items_publishing, keys.restore}
+    # Changes go on meanwhile. Read in this order and soon after one another, the snapshot is not older than the
+    # position, and the log still has what came behind that: whoever reads on from there leaves nothing out.
+    changes = (keys.items_upto, keys.items_log, keys.items)
+    for name in changes:
+        yield from read_records(redis, prefix, [name.encode()])
+    apart = {name.encode() for name in passing.union(changes)}
+    names = (name for name in redis.scan_iter(match=keys.everything(), count=_SCAN_BATCH) if name not in apart)
     while some := list(islice(names, _KEYS_AT_ONCE)):
         # A scan may give a key twice.
-        yield from read_records(redis, f"{keys.namespace}:".encode(), list(dict.fromkeys(some)))
+        yield from read_records(redis, prefix, list(dict.fromkeys(some)))
 
 
 def _write_records(archive: ArchiveWriter, records: Iterator[Record], counts: Counter[str]) -> int:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from model_store.bundle import Bundle
 from model_store.cache_entries import EntryTable
 from model_store.cache_keys import EntryLayout, Keys
 from model_store.item_codes import code_text
+from model_store.item_records import ItemRecord
 from offline.refresh.entry_scan import scan_entries
 from offline.refresh.histories import users_with_history
 
@@ -63,38 +64,56 @@ def event_rows(redis: Any, keys: Keys) -> Iterator[Rows]:
         ]
 
 
-def item_rows(bundle: Bundle, changes: Mapping[str, Mapping[str, Any]]) -> Iterator[Rows]:
-    """The items of a version, in index order, deleted ones left out.
+def item_rows(bundle: Bundle, changes: Mapping[str, ItemRecord]) -> Iterator[Rows]:
+    """The items of a version in index order, then those that it does not have, by id; deleted ones are left out.
 
     Args:
         bundle: the version.
-        changes: by item id, the fields that were changed since it was published: title, text, categories, price,
-            attributes, in_stock, deleted. Items that the version does not have are not exported.
+        changes: what was changed since it was published, by item id.
     """
-    catalog, codes_NL = bundle.catalog, bundle.item_codes.codes_NL
-    indices = iter(range(len(catalog)))
-    while some := list(islice(indices, _ROWS)):
-        rows = []
-        for index in some:
-            item_id = catalog.item_ids[index]
-            changed = changes.get(item_id, {})
-            if changed.get("deleted"):
-                continue
-            price = None if np.isnan(catalog.prices[index]) else float(catalog.prices[index])
-            attributes = changed.get("attributes", catalog.attributes[index])
-            rows.append(
-                {
-                    "item_id": item_id,
-                    "title": changed.get("title", catalog.titles[index]),
-                    "text": changed.get("text", catalog.texts[index]),
-                    "categories": list(changed.get("categories", catalog.categories[index])),
-                    "price": changed.get("price", price),
-                    "attributes": json.dumps(attributes, ensure_ascii=False, sort_keys=True),
-                    "available": bool(changed.get("in_stock", catalog.available[index])),
-                    "code": code_text(codes_NL[index]),
-                }
-            )
-        yield rows
+    catalog = bundle.catalog
+    new = sorted(item_id for item_id, record in changes.items() if item_id not in catalog and "title" in record)
+    item_ids = chain(catalog.item_ids, new)
+    while some := list(islice(item_ids, _ROWS)):
+        yield [
+            _item_row(bundle, item_id, changes.get(item_id, {}))
+            for item_id in some
+            if not changes.get(item_id, {}).get("deleted")
+        ]
+
+
+def _item_row(bundle: Bundle, item_id: str, changed: ItemRecord) -> dict[str, Any]:
+    published = _published(bundle, item_id) if item_id in bundle.catalog else _placed(bundle, changed)
+    row = {name: changed.get(name, published[name]) for name in ("title", "text", "categories", "price", "attributes")}
+    return {
+        "item_id": item_id,
+        **row,
+        "attributes": json.dumps(row["attributes"], ensure_ascii=False, sort_keys=True),
+        "available": bool(changed.get("in_stock", published["available"])),
+        "code": published["code"],
+    }
+
+
+def _published(bundle: Bundle, item_id: str) -> dict[str, Any]:
+    catalog, index = bundle.catalog, bundle.catalog.index_of(item_id)
+    return {
+        "title": catalog.titles[index],
+        "text": catalog.texts[index],
+        "categories": list(catalog.categories[index]),
+        "price": None if np.isnan(catalog.prices[index]) else float(catalog.prices[index]),
+        "attributes": catalog.attributes[index],
+        "available": catalog.available[index],
+        "code": code_text(bundle.item_codes.codes_NL[index]),
+    }
+
+
+def _placed(bundle: Bundle, changed: ItemRecord) -> dict[str, Any]:
+    """What is known beside its record of an item that the version does not have: its code, if it has one there."""
+    code = None
+    if "place" in changed and changed["place"]["line"] == bundle.cache_version:
+        code = code_text(np.array(changed["place"]["code"], dtype=np.uint8))
+    nothing: dict[str, Any] = {"title": "", "text": "", "categories": [], "price": None, "attributes": {}}
+    return nothing | {"available": True, "code": code}
 
 
 def user_rows(redis: Any, keys: Keys, layout: EntryLayout | None) -> Iterator[Rows]:

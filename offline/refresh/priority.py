@@ -63,10 +63,11 @@ class Priorities:
     Args:
         bundle: the version.
         rule: when an entry is out of date.
+        shown: which of its items may be shown; bool [N].
     """
 
-    def __init__(self, bundle: Bundle, rule: PriorityRule) -> None:
-        self._codes, self._available, self._rule = bundle.item_codes, bundle.catalog.available, rule
+    def __init__(self, bundle: Bundle, rule: PriorityRule, shown: NDArray[np.bool_]) -> None:
+        self._codes, self._shown, self._rule = bundle.item_codes, shown, rule
 
     def weigh(self, entries: EntryTable, news: NDArray[np.bool_], demand: NDArray[np.float64], now: float) -> Worth:
         """What a refresh of these users is worth.
@@ -97,11 +98,12 @@ class Priorities:
     def _lost(self, entries: EntryTable) -> NDArray[np.int64]:
         """Items that an entry had among those needed, and which can no longer be shown; int64 [U].
 
-        Hidden, deleted and unknown items count. What the user has seen meanwhile is news, and counts as that.
+        Hidden, deleted and unknown items count, and those out of stock. What the user has seen meanwhile is news, and
+        counts as that.
         """
         users, most, levels = entries.codes_UKL.shape
         items_UK = self._codes.items_of(entries.codes_UKL.reshape(users * most, levels)).reshape(users, most)
         within_UK = np.arange(most) < entries.counts[:, None]
-        left = np.count_nonzero(within_UK & (items_UK >= 0) & self._available[items_UK], axis=1)
+        left = np.count_nonzero(within_UK & (items_UK >= 0) & self._shown[items_UK], axis=1)
         lost: NDArray[np.int64] = np.maximum(np.minimum(entries.counts, self._rule.need) - left, 0)
         return lost

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model_store.bundle import Bundle
 from model_store.cache_entries import EntryTable, history_digest
 from model_store.cache_keys import EntryLayout, Keys
+from offline.item_changes import ShownItems
 from offline.refresh.entry_scan import scan_entries
 from offline.refresh.histories import users_with_history
 from offline.refresh.priority import REASONS, Priorities, PriorityRule, Worth
@@ -68,7 +69,9 @@ class Selection:
         return best.selection(left_out)
 
 
-def select_marked(redis: Any, keys: Keys, bundle: Bundle, rule: PriorityRule, *, most: int) -> Selection:
+def select_marked(
+    redis: Any, keys: Keys, bundle: Bundle, rule: PriorityRule, *, most: int, shown: ShownItems | None = None
+) -> Selection:
     """Users with news or in demand.
 
     Args:
@@ -77,12 +80,13 @@ def select_marked(redis: Any, keys: Keys, bundle: Bundle, rule: PriorityRule, *,
         bundle: the version whose entries are weighed.
         rule: when an entry is out of date.
         most: of each of the two sets so many are looked at: those with the oldest news, those most in demand.
+        shown: the version's; where it is kept, only what has changed is read.
 
     Raises:
         RedisError: Redis fails.
     """
     marks = _Marks.read(redis, keys, most)
-    best, priorities = _Best(None), Priorities(bundle, rule)
+    best, priorities = _Best(None), _priorities(redis, keys, bundle, rule, shown)
     _add_marked(best, redis, keys, bundle.entry_layout, priorities, marks)
     return best.selection(marks.left_out)
 
@@ -95,6 +99,7 @@ def select_everyone(
     *,
     most: int | None = None,
     histories: bool = True,
+    shown: ShownItems | None = None,
     every_part: Callable[[], None] = lambda: None,
 ) -> Selection:
     """Everyone worth a refresh.
@@ -109,13 +114,14 @@ def select_everyone(
         rule: when an entry is out of date.
         most: only so many, the best; None for all.
         histories: whether to look for users with a history and no entry too, which takes longer than the cache.
+        shown: as for `select_marked`.
         every_part: called after each part of the cache.
 
     Raises:
         RedisError: Redis fails.
     """
     marks = _Marks.read(redis, keys, None)
-    best, priorities, layout = _Best(most), Priorities(bundle, rule), bundle.entry_layout
+    best, priorities, layout = _Best(most), _priorities(redis, keys, bundle, rule, shown), bundle.entry_layout
     for part in scan_entries(redis, keys, layout):
         marked, demand = marks.take(part.users)
         news = _with_news(redis, keys, part.users, part.entries, marked)
@@ -130,6 +136,10 @@ def select_everyone(
     # Whoever is still marked was not met: no entry, or one that was written while others were read.
     _add_marked(best, redis, keys, layout, priorities, marks)
     return best.selection()
+
+
+def _priorities(redis: Any, keys: Keys, bundle: Bundle, rule: PriorityRule, shown: ShownItems | None) -> Priorities:
+    return Priorities(bundle, rule, (shown or ShownItems(redis, keys, bundle)).mask())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Decode some users' lists and write them: the step that every refresh repeats, on whatever machine.
 
-    reading = refresh.read(users)        their histories
+    reading = refresh.read(users)        their histories, and what must not be shown
     lists = refresh.decode(reading)      the only part that takes the model
     refresh.write(reading, lists)        entries
 
@@ -10,7 +10,6 @@ An entry is written whole by one command, so nobody ever reads half of one, and 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from model_store.cache_keys import Keys
 from model_store.catalog import Catalog
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
 from model_store.prefix_trie import EligibleItems
+from offline.item_changes import ShownItems
 from offline.refresh.config import RefreshConfig
 
 _PIPELINE_COMMANDS = 1000
@@ -36,6 +36,8 @@ class Reading:
         stored: the history of each in Redis, item ids.
         known: rows of `users` with an item that the version knows.
         histories: the items of those, as indices; int32 [H] each.
+        excluded: what each of them must not be shown, the history among it; int32 [X] each.
+        eligible: what anybody may be shown, None for everything.
         read_at: Unix seconds.
     """
 
@@ -43,6 +45,8 @@ class Reading:
     stored: list[list[bytes]]
     known: list[int]
     histories: list[NDArray[np.int32]]
+    excluded: list[NDArray[np.int32]]
+    eligible: EligibleItems | None
     read_at: int
 
 
@@ -60,6 +64,7 @@ class UserRefresh:
     def __init__(self, redis: Any, keys: Keys, bundle: Bundle, decoder: Decoder, config: RefreshConfig) -> None:
         self._redis, self._keys, self._bundle = redis, keys, bundle
         self._decoder, self._config = decoder, config
+        self.shown = ShownItems(redis, keys, bundle)
 
     def refresh(self, users: Sequence[str]) -> int:
         """All three steps. Returns how many entries were written; the other users know no item of this version.
@@ -71,29 +76,36 @@ class UserRefresh:
         return self.write(reading, self.decode(reading))
 
     def read(self, users: Sequence[str]) -> Reading:
-        """Read the users' histories.
+        """Read the users' histories, what was withheld from each, and which items have been hidden or are out of stock.
 
         Raises:
             RedisError: Redis fails.
         """
         read_at = int(time.time())
-        stored = self._histories(users)
-        items = [_known_items(self._bundle.catalog, history) for history in stored]
+        eligible = self.shown.eligible()
+        stored, withheld = self._histories_and_withheld(users, read_at)
+        catalog = self._bundle.catalog
+        items = [_known_items(catalog, history) for history in stored]
         known = [row for row, history in enumerate(items) if len(history)]
-        return Reading(users, stored, known, [items[row] for row in known], read_at)
+        histories = [items[row] for row in known]
+        excluded = [
+            np.concatenate([items[row], _known_items(catalog, withheld[row])]) if withheld[row] else items[row]
+            for row in known
+        ]
+        return Reading(users, stored, known, histories, excluded, eligible, read_at)
 
     def decode(self, reading: Reading) -> list[list[Decoded]]:
-        """Decode a list for each known user, without what that user has seen and what is out of stock."""
+        """Decode a list for each known user, without what must not be shown to that user or to anybody."""
         return self._decoder.decode(
             [
                 DecodeRequest(
                     history=items,
                     n=self._config.k,
                     beam_width=self._config.beam_width,
-                    excluded=items,
-                    eligible=self._in_stock,
+                    excluded=excluded,
+                    eligible=reading.eligible,
                 )
-                for items in reading.histories
+                for items, excluded in zip(reading.histories, reading.excluded, strict=True)
             ]
         )
 
@@ -161,10 +173,18 @@ class UserRefresh:
         pipeline.execute()
         return len(departed)
 
-    @cached_property
-    def _in_stock(self) -> EligibleItems | None:
-        available = self._bundle.catalog.available
-        return None if available.all() else EligibleItems.from_mask(self._bundle.trie, available)
+    def _histories_and_withheld(self, users: Sequence[str], now: int) -> tuple[list[list[bytes]], list[list[bytes]]]:
+        histories: list[list[bytes]] = []
+        withheld: list[list[bytes]] = []
+        for start in range(0, len(users), _PIPELINE_COMMANDS // 2):
+            pipeline = self._redis.pipeline(transaction=False)
+            for user in users[start : start + _PIPELINE_COMMANDS // 2]:
+                pipeline.lrange(self._keys.history(user), 0, -1)
+                pipeline.zrangebyscore(self._keys.withheld(user), "-inf", now)
+            found = pipeline.execute()
+            histories += found[::2]
+            withheld += found[1::2]
+        return histories, withheld
 
     def _histories(self, users: Sequence[str]) -> list[list[bytes]]:
         histories: list[list[bytes]] = []
@@ -193,6 +213,6 @@ class UserRefresh:
 
 
 def _known_items(catalog: Catalog, history: list[bytes]) -> NDArray[np.int32]:
-    """Item indices of a stored history; items that this version does not know are left out."""
+    """Item indices of stored ids; items that this version does not know are left out."""
     ids = (item.decode() for item in history)
     return np.array([catalog.index_of(item) for item in ids if item in catalog], dtype=np.int32)

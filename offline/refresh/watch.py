@@ -114,7 +114,9 @@ class Watch:
         self._follow()
         scanned = self._scan_if_due()
         version = self._version.open
-        marked = select_marked(self._redis, self._keys, version.bundle, self._rule, most=_MOST_MARKED)
+        marked = select_marked(
+            self._redis, self._keys, version.bundle, self._rule, most=_MOST_MARKED, shown=version.refresh.shown
+        )
         due = self._scanned.merged(marked)
         done, reasons = self._refresh(due, stop)
         waiting = due.found - done
@@ -166,6 +168,7 @@ class Watch:
             self._rule,
             most=_MOST_SCANNED,
             histories=False,
+            shown=self._version.open.refresh.shown,
             every_part=self._hold,
         )
         self._scan_at = time.monotonic() + self._config.scan_every_s

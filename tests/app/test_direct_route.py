@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import orjson
 import pytest
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Request
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from pydantic import SecretStr
-from starlette.datastructures import QueryParams
 
+from app import problems
 from app.direct_route import read_parameters
 from app.recommendation import Wanted
+from app.scenarios import Scenario, Scenarios
 from app.schemas import RecommendParameters
 from app.settings import Settings
 from tests.app.conftest import Cache, RunningApp, ids, running
@@ -45,6 +46,15 @@ VALUES = (
     "a,b",
     "\x01",
     "é",
+    "home",
+    "cheap",
+)
+
+SCENARIOS = Scenarios(
+    {
+        "home": Scenario({"n": 7, "exclude": ("item-1",), "in_stock": False, "q": "tea"}, frozenset({"strict", "n"})),
+        "cheap": Scenario({"price_max": 5.0, "only": ("item-1",)}, frozenset({"in_stock"})),
+    }
 )
 
 pairs = st.lists(
@@ -57,9 +67,12 @@ pairs = st.lists(
 def fastapi_reads() -> Iterator[TestClient]:
     app = FastAPI()
 
+    problems.install(app)
+
     @app.get("/")
-    async def read(asked: Annotated[RecommendParameters, Query()]) -> str:
-        return repr(asked.wanted())
+    async def read(asked: Annotated[RecommendParameters, Query()], request: Request) -> str:
+        # As `app.routes.recommendations` does.
+        return repr(SCENARIOS.applied(asked, request.query_params.keys()).wanted())
 
     with TestClient(app) as client:
         yield client
@@ -67,11 +80,10 @@ def fastapi_reads() -> Iterator[TestClient]:
 
 def assert_read_alike(fastapi_reads: TestClient, query: str) -> None:
     said = fastapi_reads.get(f"/?{query}")
-    wanted = read_parameters(query.encode())
-    if "write_back_type" in QueryParams(query):
-        assert wanted is None, "whether the server takes it is asked in the route"
-    elif wanted is None:
-        assert said.status_code == 422
+    wanted = read_parameters(query.encode(), SCENARIOS)
+    if wanted is None:
+        # Whether a type is one that the server takes is asked in the route.
+        assert said.status_code == 422 or "write_back_type" in query
     else:
         assert said.json() == repr(wanted)
 
@@ -80,6 +92,15 @@ def assert_read_alike(fastapi_reads: TestClient, query: str) -> None:
 @hypothesis_settings(max_examples=300, deadline=None)
 def test_parameters_are_read_as_fastapi_reads_them(fastapi_reads: TestClient, pairs: list[tuple[str, str]]) -> None:
     assert_read_alike(fastapi_reads, "&".join(f"{quote(name)}={quote(value)}" for name, value in pairs))
+
+
+@given(pairs=pairs, scenario=st.sampled_from(["home", "cheap", "none"]))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_scenarios_are_applied_as_the_route_applies_them(
+    fastapi_reads: TestClient, pairs: list[tuple[str, str]], scenario: str
+) -> None:
+    asked = [*pairs, ("scenario", scenario)]
+    assert_read_alike(fastapi_reads, "&".join(f"{quote(name)}={quote(value)}" for name, value in asked))
 
 
 @pytest.mark.parametrize(

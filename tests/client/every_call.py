@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from tessera_client import AsyncTessera, Event, InvalidRequest, ItemWrite, NotFound, Tessera, TesseraError
@@ -100,6 +101,8 @@ CASES = [
     ),
     Case("similar", lambda c: c.similar("item-1", n=3), lambda a: a.item_id == "item-1" and len(a.items) == 3),
     Case("popular", lambda c: c.popular(n=2, exclude=["item-1"]), lambda a: _reasons(a) == {"popular"}),
+    Case("export_events", lambda c: c.export_events(BytesIO()), lambda a: a >= 1),
+    Case("export_items", lambda c: c.export_items(BytesIO()), lambda a: a >= 30),
     Case("models", lambda c: c.models(), lambda a: a.served == "light-1" and a.models[0].metrics["recall@10"] == 0.5),
     Case("ready", lambda c: c.ready(), lambda a: a.status == "ready" and a.dependencies["redis"].ok),
     Case("latency", lambda c: c.latency(), lambda a: any(one.count for one in a.latencies)),

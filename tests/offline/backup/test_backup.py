@@ -92,9 +92,11 @@ def test_everything_comes_back_into_another_namespace_too(filled, store, tmp_pat
 def test_a_backup_is_of_its_namespace_alone_and_not_of_what_running_processes_hold(filled, store, tmp_path):
     filled.set("shopping:active", "x")
     filled.set("other:active", "x")
-    filled.set(KEYS.watch, "process 7")
+    held = (KEYS.watch, KEYS.refresh_worker, KEYS.items_compacting, KEYS.items_publishing)
+    for name in held:
+        filled.set(name, "process 7")
     back_up(filled, KEYS, tmp_path / "b.tar")
-    filled.delete(KEYS.watch)
+    filled.delete(*held)
     before = contents(filled, KEYS)
     restore(filled, KEYS, tmp_path / "b.tar", store, force=True)
     assert contents(filled, KEYS) == before

@@ -29,7 +29,7 @@ def hiding(bundle):
 
 def weigh(bundle, *entries, news=None, demand=None, rule=None):
     """Pairs of priority and reason."""
-    priorities = Priorities(bundle, rule or PriorityRule(DAY_S))
+    priorities = Priorities(bundle, rule or PriorityRule(DAY_S), bundle.catalog.available)
     news = np.zeros(len(entries), bool) if news is None else np.array(news)
     demand = np.zeros(len(entries)) if demand is None else np.array(demand, float)
     worth = priorities.weigh(EntryTable.unpack(list(entries)), news, demand, NOW)

@@ -5,7 +5,7 @@ from functools import reduce
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.item_records import ItemChange, ItemRecord, fold, pack_changes, unpack_changes
+from model_store.item_records import ItemChange, ItemRecord, fold, pack_changes, unpack_changes
 
 PLACES = [
     {"line": line, "code": [1, 2, 3, code], "vector": "", "attempt": attempt}
