@@ -13,6 +13,7 @@ from app.active_version import ActiveVersion
 from app.api_keys import Scope
 from app.attribution import Attribution
 from app.cache_survey import CacheSurvey
+from app.event_problems import NotAReadType
 from app.event_refresh import EventRefresh
 from app.freshness import Freshness
 from app.item_log import ItemLog
@@ -21,7 +22,7 @@ from app.item_publishing import ItemPublishing
 from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
 from app.popular_windows import PopularWindows
-from app.problems import NotAReadType, QueryNotSupported
+from app.problems import QueryNotSupported
 from app.read_write_back import ReadWriteBack
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommender import Recommender

@@ -3,10 +3,11 @@
     Problem
       BadAddress 400   KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404
       BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429
-      NotAReadType 422   TooManyBlocks 409   TooManyEvents 429   QueryNotSupported 501   Overloaded 503
+      QueryNotSupported 501   Overloaded 503
       StorageUnavailable 503   RankingUnavailable 503   WindowNotCounted 503
 
 Those of an administrator are in `app.admin_problems`, those of changes to the catalogue in `app.item_problems`,
+those of events and blocks in `app.event_problems`,
 that of Gorse's calls in `app.gorse.problems`.
 
 Raised by routes, rendered here, listed in OpenAPI. Validation (422), unknown paths (404), wrong methods (405) and
@@ -148,34 +149,6 @@ class AddressTooLong(Problem):
     name = "address-too-long"
     title = "Address too long"
     detail = "Send long lists in the body of a POST."
-
-
-class TooManyBlocks(Problem):
-    """More blocked items than a user can have."""
-
-    status = 409
-    name = "too-many-blocks"
-    title = "Too many blocked items"
-    detail = "A user can have 1000 blocked items; nothing was changed. Unblock some first."
-
-
-class NotAReadType(Problem):
-    """`write_back_type` is none of TESSERA_READ_TYPES."""
-
-    status = 422
-    name = "not-a-read-type"
-    title = "Not a type of reads"
-    detail = "write_back_type must be one of the server's read types (TESSERA_READ_TYPES)."
-
-
-class TooManyEvents(Problem):
-    """As many events are being written as TESSERA_EVENT_QUEUE allows."""
-
-    status = 429
-    name = "too-many-events"
-    title = "Too many events at once"
-    detail = "As many events as allowed are being written; nothing of this request was recorded. Send it again."
-    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
 class NothingToRankBy(Problem):

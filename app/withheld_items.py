@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pydantic import BaseModel, Field
 from redis.asyncio.client import Pipeline
 
-from app.problems import TooManyBlocks
+from app.event_problems import TooManyBlocks
 from app.recommendation_cache import RecommendationCache
 from app.schemas import Asked, Id
 from app.settings import Settings

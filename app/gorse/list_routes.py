@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request
 
 from app.dependencies import CurrentModel, CurrentServices, PathId, Services, check_write_back, require
+from app.event_problems import NotAReadType
 from app.gorse.answers import scores
 from app.gorse.schemas import (
     CategoryPath,
@@ -17,7 +18,7 @@ from app.gorse.schemas import (
 )
 from app.item_lists import latest_items, popular_items, similar_items
 from app.json_response import Json
-from app.problems import ItemNotFound, NotAReadType, responses
+from app.problems import ItemNotFound, responses
 from app.recommendation import Wanted
 from app.request_boundary import SOURCE
 from app.routes.items import hidden_from, similar_to

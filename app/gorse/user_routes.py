@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
+from app.event_problems import TooManyEvents
 from app.event_schemas import Event
 from app.gorse.answers import row_affected
 from app.gorse.problems import NotStored
@@ -24,7 +25,7 @@ from app.gorse.schemas import (
     Users,
 )
 from app.json_response import Json
-from app.problems import ItemNotFound, StorageUnavailable, TooManyEvents, responses
+from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.routes.events import forget, record
 from app.served_model import ServedModel
 

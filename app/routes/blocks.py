@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Depends
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, require
+from app.event_problems import TooManyBlocks
 from app.json_response import Json
-from app.problems import StorageUnavailable, TooManyBlocks, responses
+from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
 from app.served_model import ServedModel
 from app.withheld_items import Blocks, BlocksChange

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Depends, Request
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
+from app.event_problems import TooManyEvents
 from app.event_schemas import Event, EventLinesAnswer, EventsAnswer, Forgotten, History
 from app.item_views import knows_item
 from app.json_response import Json
 from app.posted_rows import RowsBody
-from app.problems import StorageUnavailable, TooManyEvents, responses
+from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
 from app.recorded_events import EventsRefused, NewEvent
 from app.schemas import MAX_EVENTS

@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from app.dependencies import CurrentServices, NoQuery, PathId, check_query, check_write_back, require
+from app.event_problems import NotAReadType
 from app.json_response import Json
-from app.problems import NotAReadType, QueryNotSupported, responses
+from app.problems import QueryNotSupported, responses
 from app.recommendation import ExplainedRecommendation, Recommendation
 from app.request_boundary import SOURCE
 from app.scenarios import FixedByScenario, UnknownScenario

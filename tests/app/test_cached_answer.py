@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from app.cached_answer import cached_answer, is_simple
 from app.draft import Draft
 from app.eligibility import ItemFilter
-from app.item_records import ItemRecord, is_withheld
 from app.items_by_code import MAX_KEPT, ItemsByCode
 from app.json_response import json_bytes
 from app.recommendation import Wanted
@@ -23,6 +22,7 @@ from app.user_state import StoredUser, UserState
 from model_store.bundle import Bundle, ModelStore
 from model_store.cache_entries import CacheEntry, history_digest
 from model_store.item_codes import code_text
+from model_store.item_records import ItemRecord, is_withheld
 from tests.app.light_bundle import CATEGORIES
 
 ITEMS = 50

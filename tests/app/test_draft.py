@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from app.draft import Draft
-from app.item_records import ItemRecord
 from app.recommendation import Reason, Source, Wanted
 from app.served_model import ServedModel
 from app.user_state import UserState
 from model_store.bundle import Bundle, ModelStore
+from model_store.item_records import ItemRecord
 
 MAX_AGE_S = 100.0
 
