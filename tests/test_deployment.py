@@ -165,7 +165,7 @@ OURS = {name for name, service in SERVICES.items() if "build" in service}
 
 
 def test_compose_file_holds_the_service_and_its_jobs() -> None:
-    assert set(SERVICES) == {"redis", "decoder", "api"} | JOBS | MONITORING
+    assert set(SERVICES) == {"redis", "decoder", "api", "worker"} | JOBS | MONITORING
     assert {"train", "refresh"} == JOBS
     assert {"prometheus", "grafana"} == MONITORING
 
@@ -222,7 +222,12 @@ def test_decoder_is_reached_by_the_api_and_the_monitoring_alone() -> None:
         "decoder",
         "prometheus",
     }
-    assert {name for name, theirs in networks.items() if theirs & networks["redis"]} == {"api", "refresh", "redis"}
+    assert {name for name, theirs in networks.items() if theirs & networks["redis"]} == {
+        "api",
+        "refresh",
+        "redis",
+        "worker",
+    }
 
 
 def test_compose_variables_are_real_settings() -> None:
