@@ -27,7 +27,7 @@ def assert_problem(answer: httpx.Response, status: int, name: str) -> None:
     assert ("errors" in body) == (name == "invalid-request")
     for error in body.get("errors", ()):
         assert set(error) == {"location", "message", "type"}
-        assert error["location"][0] in ("query", "path", "body")
+        assert error["location"][0] in ("header", "query", "path", "body")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ async def test_request_id_of_the_caller_is_kept_only_if_harmless(client: httpx.A
 async def test_problems_are_in_openapi(api: RunningApp) -> None:
     document = (await api.client.get("/openapi.json")).json()
     operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
-    assert len(operations) == 67
+    assert len(operations) == 69
     for path, operation in operations:
         failures = {status: said for status, said in operation["responses"].items() if status >= "400"}
         assert {"422", "500", "413"} <= set(failures), path
@@ -191,7 +191,7 @@ async def test_problems_are_in_openapi(api: RunningApp) -> None:
 
 
 async def test_a_body_without_its_type_is_told_to_give_it(client: httpx.AsyncClient) -> None:
-    for path in ("/rank", "/items"):
+    for path in ("/rank", "/items/lookup"):
         untyped = await client.post(path, content=b"[]", headers={"Content-Type": "application/x-www-form-urlencoded"})
         assert_problem(untyped, 422, "invalid-request")
         assert "Content-Type: application/json" in untyped.json()["detail"]
