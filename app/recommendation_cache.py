@@ -222,14 +222,18 @@ class RecommendationCache:
         (items,) = await self._execute("history", lambda p: p.lrange(self._keys.history(user_id), 0, -1), self._reading)
         return texts(items)
 
-    async def forget(self, user_id: str) -> bool:
+    async def forget(self, user_id: str, served: EntryLayout) -> bool:
         """Delete all that is stored of a user, under whatever version. Returns whether anything was.
+
+        Args:
+            user_id: who.
+            served: the layout of the served version, which may have no entries yet.
 
         Raises:
             CacheUnavailable: perhaps not all is deleted; do it again.
         """
         (caches,) = await self._execute("forget", lambda p: p.hgetall(self._keys.caches), self._writing)
-        layouts = [EntryLayout(version.decode(), int(buckets)) for version, buckets in caches.items()]
+        layouts = {EntryLayout(version.decode(), int(buckets)) for version, buckets in caches.items()} | {served}
 
         def commands(pipeline: Pipeline) -> None:
             # One key a command: in a cluster they live on different nodes.
@@ -240,8 +244,11 @@ class RecommendationCache:
             pipeline.zrem(self._keys.demand, user_id)
             for layout in layouts:
                 pipeline.hdel(self._keys.bucket_of(layout, user_id), user_id)
+            for layout in layouts:
+                # It names some users as examples.
+                pipeline.delete(self._keys.survey(layout.cache_version))
 
-        return any(await self._execute("forget", commands, self._writing))
+        return any((await self._execute("forget", commands, self._writing))[: -len(layouts)])
 
     async def execute(
         self, operation: str, commands: Callable[[Pipeline], object], *, patient: bool = True

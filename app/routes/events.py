@@ -145,6 +145,6 @@ async def forget(user_id: str, services: Services) -> bool:
     await services.write_back.forget(user_id)
     await services.freshness.forget(user_id)
     try:
-        return await services.cache.forget(user_id)
+        return await services.cache.forget(user_id, services.active.served.entry_layout)
     except CacheUnavailable:
         raise StorageUnavailable from None

@@ -108,7 +108,7 @@ async def test_wire_tells_round_trips_apart(turns: list[Turn], api: RunningApp, 
     assert (await api.client.delete("/users/ann")).status_code == 200
     first, second = of_requests(turns)
     assert first == [["HGETALL", cache.keys.caches]]
-    assert [words[0] for words in second] == ["DEL", "DEL", "DEL", "ZREM", "ZREM"]
+    assert [words[0] for words in second] == ["DEL", "DEL", "DEL", "ZREM", "ZREM", "HDEL", "DEL"]
 
 
 async def test_answers_of_one_moment_share_one_round_trip(api: RunningApp, turns: list[Turn], cache: Cache) -> None:

@@ -181,11 +181,11 @@ async def test_forgetting_reaches_versions_that_are_no_longer_in_the_store(
         for user in ("ann", "bob"):
             await recommendation_cache.store(layout, user, entry_of(cache), ("item-1",))
     cache.redis.delete(cache.keys.history("ann"))
-    assert await recommendation_cache.forget("ann")
+    assert await recommendation_cache.forget("ann", LAYOUT)
     for layout in gone:
         assert (await recommendation_cache.read(layout, "ann")).entry is None
         assert (await recommendation_cache.read(layout, "bob")).entry is not None
-    assert not await recommendation_cache.forget("ann")
+    assert not await recommendation_cache.forget("ann", LAYOUT)
 
 
 async def test_messages_hold_no_user(recommendation_cache: RecommendationCache, cache: Cache) -> None:

@@ -41,7 +41,7 @@ async def test_full_explanation_names_items_rules_filter_and_engines(
         {"item_id": "item-8", "rank": 3, "rules": ["seen", "excluded"]},
         {"item_id": "item-7", "rank": 4, "rules": ["excluded"]},
     ]
-    assert explain["removed"] == {"seen": 1, "excluded": 2, "out_of_stock": 1}
+    assert explain["removed"] == {"seen": 1, "withheld": 0, "excluded": 2, "hidden": 0, "out_of_stock": 1}
     assert [(one["item_id"], one["reason"], one["log_probability"]) for one in explain["items"]] == [
         (one["item_id"], one["reason"], one["score"]) for one in body["items"]
     ]

@@ -40,7 +40,14 @@ async def test_cached_items_come_first_and_the_rest_of_the_allowed_after_them(
     body = (await api.client.get("/recommend/ann", params=allowing(ALLOWED, explain=True))).json()
     assert [item["item_id"] for item in body["items"]] == ["item-44", "item-8", "item-30", "item-1"]
     assert [item["reason"] for item in body["items"]] == ["cache"] * 2 + ["live"] * 2
-    assert body["explain"]["removed"] == {"seen": 0, "withheld": 0, "excluded": 0, "out_of_stock": 0, "only": 3}
+    assert body["explain"]["removed"] == {
+        "seen": 0,
+        "withheld": 0,
+        "excluded": 0,
+        "hidden": 0,
+        "out_of_stock": 0,
+        "only": 3,
+    }
     assert decoder.asked[0].candidates == [1, 30]
 
 

@@ -23,7 +23,7 @@ async def test_entry_with_news_is_ranked_anew(api: RunningApp, cache: Cache, dec
     body = answer.json()
     assert [item["reason"] for item in body["items"]] == ["reranked"] * 3 + ["live"]
     assert (body["source"], body["age_s"], body["degraded"], body["not_applied"]) == ("live", 0.0, False, {})
-    assert body["explain"]["removed"] == {"seen": 1, "withheld": 0, "excluded": 1, "out_of_stock": 1}
+    assert body["explain"]["removed"] == {"seen": 1, "withheld": 0, "excluded": 1, "hidden": 0, "out_of_stock": 1}
     assert body["explain"]["given"] == {"reranked": 3, "live": 1}
     first = decoder.asked[0]
     assert (first.candidates, first.history) == ([1, 12, 30], [5, 20])
