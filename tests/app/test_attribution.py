@@ -112,8 +112,9 @@ async def test_outages_and_floods_drop_counts_and_nothing_else(settings: Setting
         assert (await app.client.get("/quality")).status_code == 503
         for _ in range(MAX_ANSWERS + 10):
             app.services.attribution.answered("0" * 24, "popular", "light-1", items)
+        await app.services.attribution.flush()
         text = (await app.client.get("/metrics")).text
-        assert 'tessera_attribution_dropped_total{reason="redis",what="answer"} 1.0' in text
+        assert 'tessera_attribution_dropped_total{reason="redis",what="answer"} 501.0' in text
         assert 'tessera_attribution_dropped_total{reason="redis",what="event"} 1.0' in text
         assert 'tessera_attribution_dropped_total{reason="full",what="answer"} 10.0' in text
         assert "tessera_recommended_items_total{" not in text, "nothing is shown of which no event could count"
