@@ -47,7 +47,7 @@ async def activate(
         raise StorageUnavailable("Redis cannot be reached, and services follow it. Nothing was changed.") from None
     version = await asyncio.to_thread(_switch, store, version)
     try:
-        await cache.execute("activate", lambda p: p.set(cache.keys.active, version))
+        await cache.activate(version)
     except CacheUnavailable:
         raise StorageUnavailable(
             f"{version} is active in the store, but Redis cannot be reached, so running services have not heard of it; "

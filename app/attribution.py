@@ -19,7 +19,6 @@ from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.recommendation_ids import BATCH_DIGITS
 from app.settings import Settings
 from app.telemetry import Telemetry
-from model_store.cache_keys import Keys
 
 FLUSH_S = 1.0
 SETTLE_S = 2.5
@@ -46,7 +45,7 @@ class Attribution:
 
     def __init__(self, cache: RecommendationCache, settings: Settings, telemetry: Telemetry) -> None:
         self._cache = cache
-        self._keys = Keys(settings.namespace)
+        self._keys = cache.keys
         self._telemetry = telemetry
         self._share = settings.attribution_share
         self._window_s = settings.attribution_window_s

@@ -20,7 +20,6 @@ from app.recommendation_cache import ITEM_CHANGES_READ, CacheUnavailable, Recomm
 from app.settings import Settings
 from app.structured_logging import FIELDS
 from app.telemetry import Telemetry
-from model_store.cache_keys import Keys
 from model_store.item_log import (
     BEGINNING,
     LogEntry,
@@ -55,7 +54,7 @@ class ItemLog:
     Args:
         cache: speaks to Redis; its reads take the log along from now on.
         overlay: what is kept in step.
-        settings: namespace, how often to look without being asked.
+        settings: how often to look without being asked.
         telemetry: counts.
     """
 
@@ -64,7 +63,7 @@ class ItemLog:
     ) -> None:
         self._cache = cache
         self._overlay = overlay
-        self._keys = Keys(settings.namespace)
+        self._keys = cache.keys
         self._poll_s = settings.active_poll_ms / 1000
         self._telemetry = telemetry
         self._loading = asyncio.Lock()

@@ -16,10 +16,8 @@ from app.encode_wire import MAX_DOCUMENTS
 from app.item_overlay import ItemOverlay
 from app.recommendation_cache import RecommendationCache
 from app.served_model import ServedModel
-from app.settings import Settings
 from app.text_vectors import TextVectors, TextVectorsUnavailable
 from model_store.bundle import ModelStore
-from model_store.cache_keys import Keys
 from model_store.code_assignment import packed_codes
 from model_store.errors import TesseraError
 from model_store.item_records import Place
@@ -47,7 +45,6 @@ class ItemPlaces:
         cache: where codes are claimed.
         overlay: items that have codes already.
         texts: makes vectors of texts.
-        settings: namespace.
     """
 
     def __init__(
@@ -56,13 +53,12 @@ class ItemPlaces:
         cache: RecommendationCache,
         overlay: ItemOverlay,
         texts: TextVectors,
-        settings: Settings,
     ) -> None:
         self._store = store
         self._cache = cache
         self._overlay = overlay
         self._texts = texts
-        self._keys = Keys(settings.namespace)
+        self._keys = cache.keys
         self._one_at_a_time = asyncio.Lock()
         self._quantizer: tuple[str, ItemQuantizer] | None = None
 

@@ -24,7 +24,6 @@ from app.structured_logging import FIELDS
 from app.telemetry import Telemetry
 from app.version_extension import MADE_BY, ExtensionOutcome, ExtensionWork, NewItem
 from model_store.bundle import MODEL_FOLDERS, ModelStore
-from model_store.cache_keys import Keys
 from model_store.errors import TesseraError
 from model_store.item_records import ItemChange, document
 from model_store.manifest import Manifest
@@ -76,7 +75,7 @@ class ItemPublishing:
         self._overlay = overlay
         self._log = log
         self._places = places
-        self._keys = Keys(settings.namespace)
+        self._keys = cache.keys
         self._delay_s = settings.item_publish_delay_ms / 1000
         self._telemetry = telemetry
         self.trouble: str | None = None

@@ -17,9 +17,7 @@ from app.popular_items import PopularItems
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.schemas import Window
 from app.served_model import ServedModel
-from app.settings import Settings
 from app.telemetry import Telemetry
-from model_store.cache_keys import Keys
 
 FLUSH_S = 1.0
 RENEW_S = 10.0
@@ -72,9 +70,9 @@ def buckets_of(window: Window, now: float) -> Iterator[tuple[str, float]]:
 class PopularWindows:
     """Counts events until `run` or `flush` takes them to Redis, and ranks what is counted there. One event loop's."""
 
-    def __init__(self, cache: RecommendationCache, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, cache: RecommendationCache, telemetry: Telemetry) -> None:
         self._cache = cache
-        self._keys = Keys(settings.namespace)
+        self._keys = cache.keys
         self._telemetry = telemetry
         self._waiting: Counter[tuple[str, str]] = Counter()
         self._rankings: dict[Window, _Ranking] = {}

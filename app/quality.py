@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, Field
 
 from app.recommendation_cache import RecommendationCache
-from app.settings import Settings
-from model_store.cache_keys import Keys
 
 MAX_DAYS = 40
 _DAY_S = 86_400
@@ -30,13 +28,13 @@ class QualityAnswer(BaseModel):
     days: list[DayQuality]
 
 
-async def quality_of_days(cache: RecommendationCache, settings: Settings, days: int) -> list[DayQuality]:
+async def quality_of_days(cache: RecommendationCache, days: int) -> list[DayQuality]:
     """Read the counts of so many days, today included.
 
     Raises:
         CacheUnavailable: Redis did not answer in time.
     """
-    keys, today = Keys(settings.namespace), int(time.time() // _DAY_S)
+    keys, today = cache.keys, int(time.time() // _DAY_S)
     asked = [today - back for back in range(days)]
     counts = await cache.execute("quality", lambda p: [p.hgetall(keys.quality(day)) for day in asked])
     found: list[DayQuality] = []

@@ -3,8 +3,9 @@
 So one hash in Redis holds some hundred answers, and an id tells which (`Keys.answers`).
 """
 
-import secrets
 from time import monotonic
+
+from app.random_ids import RandomIds
 
 BATCH_DIGITS = 12
 """Hex digits that say in which hash an answer is."""
@@ -17,6 +18,7 @@ class RecommendationIds:
     """Makes ids; for one thread."""
 
     def __init__(self) -> None:
+        self._halves = RandomIds(_HALF_BYTES)
         self._batch = ""
         self._left = 0
         self._until = 0.0
@@ -25,9 +27,9 @@ class RecommendationIds:
         """A new id."""
         now = monotonic()
         if not self._left or now > self._until:
-            self._batch, self._left, self._until = secrets.token_hex(_HALF_BYTES), _MOST, now + _LONGEST_S
+            self._batch, self._left, self._until = self._halves.next(), _MOST, now + _LONGEST_S
         self._left -= 1
-        return self._batch + secrets.token_hex(_HALF_BYTES)
+        return self._batch + self._halves.next()
 
 
 next_recommendation_id = RecommendationIds().next

@@ -21,7 +21,6 @@ from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.redis_connection import RedisClient
 from app.settings import Settings
 from app.withheld_items import WithheldItems
-from model_store.cache_keys import Keys
 
 MAX_IDS = 10_000
 """Ids known of one user; older ones go first."""
@@ -59,7 +58,7 @@ class RecordedEvents:
     def __init__(self, cache: RecommendationCache, withheld: WithheldItems, settings: Settings) -> None:
         self._cache = cache
         self._withheld = withheld
-        self._keys = Keys(settings.namespace)
+        self._keys = cache.keys
         self._settings = settings
         self._timeout_s = settings.redis_write_timeout_ms / 1000
         self._writing = 0

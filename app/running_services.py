@@ -66,12 +66,12 @@ async def running_services(
     write_back = ReadWriteBack(withheld, telemetry)
     attribution = Attribution(cache, settings, telemetry)
     recorded_events = RecordedEvents(cache, withheld, settings)
-    popular_windows = PopularWindows(cache, settings, telemetry)
+    popular_windows = PopularWindows(cache, telemetry)
     finished = FinishedAnswers(refresh, freshness, attribution, write_back, telemetry)
     recommender = Recommender(active, cache, item_log, live, entries, finished, settings, telemetry)
     survey = CacheSurvey(active, cache)
     texts = TextVectors(settings)
-    places = ItemPlaces(store, cache, overlay, texts, settings)
+    places = ItemPlaces(store, cache, overlay, texts)
     publishing = ItemPublishing(store, active, cache, overlay, item_log, places, settings, telemetry)
     tasks: list[asyncio.Task[None]] = []
     try:

@@ -9,7 +9,6 @@ from app.event_problems import TooManyBlocks
 from app.recommendation_cache import RecommendationCache
 from app.schemas import Asked, Id
 from app.settings import Settings
-from model_store.cache_keys import Keys
 
 MAX_BLOCKS = 1000
 """Items that one user can have blocked."""
@@ -38,7 +37,7 @@ class WithheldItems:
 
     def __init__(self, cache: RecommendationCache, settings: Settings) -> None:
         self._cache = cache
-        self._keys = Keys(settings.namespace)
+        self._keys = cache.keys
         self._most_reads = settings.withheld_items
         self._lifetime_s = settings.history_ttl_s
 

@@ -29,7 +29,7 @@ async def quality(asked: Annotated[QualityParameters, Query()], services: Curren
     once for each item of an answer. Events of a read type do not.
     """
     try:
-        days = await quality_of_days(services.cache, services.settings, asked.days)
+        days = await quality_of_days(services.cache, asked.days)
     except CacheUnavailable:
         raise StorageUnavailable("Redis cannot be reached, and the counts are in it; try again.") from None
     return Json(QualityAnswer(days=days).model_dump())

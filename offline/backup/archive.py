@@ -8,7 +8,6 @@ Only regular files by exactly these names. One that lacks its manifest was cut s
 """
 
 import hashlib
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.errors import TesseraError
 from model_store.manifest import FileRecord
+from offline.whole_file import whole_file
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -94,23 +94,13 @@ class _Digesting:
 
 @contextmanager
 def writing(path: Path) -> Iterator[ArchiveWriter]:
-    """Write an archive beside its place, readable by nobody else, and rename it when it is whole.
+    """Write an archive, for its owner alone; it has its name when it is whole.
 
     Raises:
         TesseraError: the file cannot be written; what was there stays.
     """
-    staging = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(os.open(staging, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                yield ArchiveWriter(tar)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    except OSError as error:
-        raise TesseraError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        staging.unlink(missing_ok=True)
+    with whole_file(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        yield ArchiveWriter(tar)
 
 
 class Archive:

@@ -1,7 +1,6 @@
 """Rows to a file as they come: CSV, Parquet or JSON Lines by its suffix, or JSON Lines on standard output."""
 
 import csv
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_store.errors import TesseraError
+from offline.whole_file import whole_file
 
 STDOUT = Path("-")
 SUFFIXES = (".csv", ".parquet", ".jsonl")
@@ -39,26 +39,17 @@ def row_file(path: Path, schema: pa.Schema) -> Iterator[Write]:
         return
     if path.suffix not in SUFFIXES:
         raise TesseraError(f"{path}: the suffix says the format: {', '.join(SUFFIXES)}; or - for standard output")
-    staging = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(os.open(staging, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-            if path.suffix == ".parquet":
-                with pq.ParquetWriter(file, schema) as parquet:
-                    yield lambda rows: parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema))
-            elif path.suffix == ".csv":
-                text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-                yield _csv(text, schema)
-                text.flush()
-                text.detach()
-            else:
-                yield _json_lines(file)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    except OSError as error:
-        raise TesseraError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        staging.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        if path.suffix == ".parquet":
+            with pq.ParquetWriter(file, schema) as parquet:
+                yield lambda rows: parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema))
+        elif path.suffix == ".csv":
+            text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+            yield _csv(text, schema)
+            text.flush()
+            text.detach()
+        else:
+            yield _json_lines(file)
 
 
 def _json_lines(file: IO[bytes]) -> Write:

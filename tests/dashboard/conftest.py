@@ -91,7 +91,7 @@ class Place:
             process.wait(20)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place = Place(tmp_path_factory.mktemp("dashboard"))
     random = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     embedded_redis.stop(place.folder / "home")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(place: Place) -> Iterator[str]:
     with place.served() as base:
         for user in range(12):
@@ -142,8 +142,9 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """One browser for these tests alone: while it lives, its event loop counts as running in the tests' thread."""
     path = chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
