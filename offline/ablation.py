@@ -124,6 +124,7 @@ def run_study(dataset: Dataset, study: Study, home: Path) -> list[dict[str, Any]
 def _measure(bundle: Bundle, dataset: Dataset, study: Study) -> dict[str, Any]:
     result = evaluate(bundle, TorchDecoder.from_bundle(bundle), dataset, study.split, study.beam_width)
     metrics = bundle.manifest.metrics
+    epochs = [record for phase in ("language_model", "annealing") for record in metrics.get(phase, {}).get("curve", ())]
     return {
         "version": bundle.version,
         "dataset": result.dataset,
@@ -131,7 +132,7 @@ def _measure(bundle: Bundle, dataset: Dataset, study: Study) -> dict[str, Any]:
         "users": result.users,
         "protocols": result.protocols,
         "parameters": metrics["parameters"],
-        "tokens": int(sum(e["tokens"] + e.get("task_tokens", 0) for e in metrics["language_model"]["curve"])),
+        "tokens": int(sum(epoch.get("tokens", 0) + epoch.get("task_tokens", 0) for epoch in epochs)),
         "train_seconds": metrics["train_seconds"],
     }
 

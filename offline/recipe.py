@@ -13,11 +13,13 @@ from typing import Any
 from model_store.collaborative.configs import EncoderConfig, SASRecConfig
 from model_store.errors import TesseraError
 from model_store.text_encoder import TextConfig
+from offline.annealing import AnnealingConfig
 from offline.codes.config import CodesConfig
 from offline.codes.joint_embedding import JointConfig
 from offline.codes.text_targets import check_alignment
 from offline.collaborative.kinds import config_of_kind
 from offline.language_model import LanguageModelConfig
+from offline.language_model_training.global_contrast import ContrastConfig
 from offline.tasks.task_mix import TaskConfig
 from offline.train_language_model import TrainingConfig
 
@@ -58,10 +60,14 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tasks: TaskConfig = field(default_factory=lambda: TaskConfig(share=0.0))
     """Off in a recipe that says nothing of tasks."""
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    annealing: AnnealingConfig = field(default_factory=AnnealingConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
 
     def __post_init__(self) -> None:
         check_alignment(self.codes, self.language_model.llm)
+        if self.annealing.epochs:
+            self.annealing.after(self.training)
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting, for the manifest."""

@@ -47,6 +47,7 @@ from offline.embed_items import embed_items
 from offline.freed_memory import keep_freed_memory
 from offline.interactions import Dataset
 from offline.language_model import build_language_model
+from offline.language_model_training.global_contrast import GlobalContrast
 from offline.language_model_training.task_batches import TaskBatches
 from offline.leave_one_out import Histories, Split, leave_one_out
 from offline.processes import Processes
@@ -194,20 +195,29 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
     tasks = _tasks(run, split, codes, prompts)
     if processes.is_main:
         processes.wait()
+    contrast = None
+    if recipe.contrast.wanted:
+        hidden = model.get_input_embeddings().weight.shape[1]
+        contrast = GlobalContrast(hidden, text, behaviour, recipe.contrast, seed, counts > 0).to(processes.device)
+    model.to(processes.device)
+    parts = (code_tokens, prompts, trie, teacher.likelihoods)
     trainer = LanguageModelTrainer(
-        model.to(processes.device),
-        code_tokens,
-        prompts,
-        trie,
-        teacher.likelihoods,
+        model,
+        *parts,
         recipe.training,
         run.folder / "language_model",
         seed,
         tasks=tasks,
+        contrast=contrast,
         processes=processes,
     )
-    training = trainer.train(split.train, validation)
-    best = next(record for record in training["curve"] if record["epoch"] == training["best_epoch"])
+    phases = {"language_model": trainer.train(split.train, validation)}
+    best = _best_epoch(phases["language_model"])
+    if recipe.annealing.epochs:
+        settings, folder = recipe.annealing.after(recipe.training), run.folder / "annealing"
+        annealer = LanguageModelTrainer(model, *parts, settings, folder, seed, keep_start=True, processes=processes)
+        phases["annealing"] = annealer.train(split.train, validation)
+        best = _best_epoch(phases["annealing"])
     return TrainedModel(
         popularity=counts.astype(np.float32),
         collaborative=collaborative,
@@ -223,12 +233,18 @@ def _train_stages(run: Run, split: Split, processes: Processes) -> TrainedModel:
             "collaborative_validation": collaborative_metrics,
             "teacher_validation": teacher_metrics,
             "codes": quantization.report,
-            "language_model": training,
+            **phases,
             "language_model_validation": {name: value for name, value in best.items() if "@" in name},
             "parameters": sum(p.numel() for p in model.parameters())
             + (trainer.adapter.parameters if trainer.adapter is not None else 0),
         },
     )
+
+
+def _best_epoch(training: dict[str, Any]) -> dict[str, float]:
+    """What was measured of the epoch that was kept."""
+    record: dict[str, float] = next(one for one in training["curve"] if one["epoch"] == training["best_epoch"])
+    return record
 
 
 def _tasks(run: Run, split: Split, codes: ItemCodes, prompts: PromptEncoder) -> TaskBatches | None:

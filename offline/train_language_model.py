@@ -33,6 +33,7 @@ from model_store.prompts import PromptEncoder
 from offline.language_model import new_tokens
 from offline.language_model_training.checkpoint import Checkpoints, TrainingState
 from offline.language_model_training.epoch_totals import EpochTotals
+from offline.language_model_training.global_contrast import GlobalContrast
 from offline.language_model_training.low_rank import (
     Adapter,
     LoraConfig,
@@ -112,6 +113,8 @@ class LanguageModelTrainer:
         folder: where checkpoints go; a run that finds one continues it.
         seed: of batches, tasks and dropout.
         tasks: examples of other tasks, or None for the sequential one alone.
+        contrast: of items' states against their vectors, or None; trained along, and of no use afterwards.
+        keep_start: validate the model before the first step too, and keep it where no epoch is better.
         processes: those that train together, each with a trainer like this one.
 
     Attributes:
@@ -130,9 +133,12 @@ class LanguageModelTrainer:
         seed: int,
         *,
         tasks: TaskBatches | None = None,
+        contrast: GlobalContrast | None = None,
+        keep_start: bool = False,
         processes: Processes | None = None,
     ) -> None:
         self._model, self._config, self._seed, self._tasks = model, config, seed, tasks
+        self._keep_start = keep_start
         self._code_tokens, self._prompts, self._trie = code_tokens, prompts, trie
         self._processes = processes or Processes()
         self._device = next(model.parameters()).device
@@ -152,9 +158,11 @@ class LanguageModelTrainer:
                 distillation=config.distillation,
                 task_weight=config.task_weight,
                 autocast=_uses_bfloat16(config.precision, self._device),
+                contrast=contrast,
             )
         )
-        self._checkpoints = Checkpoints(folder, model, self._processes)
+        self._contrast = contrast
+        self._checkpoints = Checkpoints(folder, model, self._processes, beside=contrast)
 
     def train(self, histories: Histories, validation: EvaluationCases) -> dict[str, Any]:
         """Train; returns what happened, for the manifest.
@@ -171,6 +179,10 @@ class LanguageModelTrainer:
         with self._progress() as advance:
             if state.epoch:
                 advance(state.epoch, "(continued)")
+            elif self._keep_start:
+                metrics = self.validate(validation)
+                self._checkpoints.keep_if_best(state, metrics["ndcg@10"])
+                state.curve.append({"epoch": 0.0} | metrics)
             while state.epoch < config.epochs and state.stale < config.patience:
                 record = self._epoch(pieces, optimizer, state, total_steps)
                 state.epoch += 1
@@ -223,7 +235,9 @@ class LanguageModelTrainer:
         for start in range(0, len(drawn), self._batches_per_step):
             step = drawn[start : start + self._batches_per_step]
             self._gradients(step, start, state.epoch, totals)
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm)
+            for part in (self._model, self._contrast):
+                if part is not None:
+                    torch.nn.utils.clip_grad_norm_(part.parameters(), self._config.clip_norm)
             shape = _warmup_then_cosine(state.step / total_steps, self._config.warmup_share)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * shape
@@ -249,13 +263,13 @@ class LanguageModelTrainer:
             weight = 0.0 if spare else sizes[at] * count / sum(sizes)
             last = turn == rounds - 1
             with nullcontext() if last else self._processes.unsynchronised(self._step_loss):
-                loss, sequential, task_sums_F = self._step_loss(items_BT, tasks)
+                losses = self._step_loss(items_BT, tasks)
                 if turn == 0:
                     # Not before the forward pass: the backward pass then finds their memory free and still in cache.
-                    self._model.zero_grad(set_to_none=True)
-                (loss * weight).backward()
+                    self._step_loss.zero_grad(set_to_none=True)
+                (losses.total * weight).backward()
             if not spare:
-                totals.add(sequential, sizes[at], task_sums_F, tasks)
+                totals.add(losses, sizes[at], tasks)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config = self._config
@@ -273,6 +287,8 @@ class LanguageModelTrainer:
                 (matrices, config.weight_decay, config.learning_rate),
                 (vectors, 0.0, config.learning_rate),
             ]
+        if self._contrast is not None:
+            groups.append((list(self._contrast.parameters()), config.weight_decay, config.learning_rate))
         return torch.optim.AdamW(
             [{"params": params, "weight_decay": decay, "initial_lr": rate} for params, decay, rate in groups],
             lr=config.learning_rate,

@@ -41,10 +41,13 @@ class Checkpoints:
         folder: where they are; made if missing.
         model: whose trained weights are kept.
         processes: of the run.
+        beside: what is trained with the model and needed to go on, but not kept of the best validation.
     """
 
-    def __init__(self, folder: Path, model: torch.nn.Module, processes: Processes) -> None:
-        self._folder, self._model, self._processes = folder, model, processes
+    def __init__(
+        self, folder: Path, model: torch.nn.Module, processes: Processes, beside: torch.nn.Module | None = None
+    ) -> None:
+        self._folder, self._model, self._processes, self._beside = folder, model, processes, beside
         folder.mkdir(parents=True, exist_ok=True)
 
     def resume(self, optimizer: torch.optim.Optimizer, device: torch.device) -> TrainingState:
@@ -64,6 +67,8 @@ class Checkpoints:
                 f"{self._processes.count}; start as many again, or delete {self._folder} to begin anew"
             )
         self._model.load_state_dict(content["model"], strict=False)
+        if self._beside is not None:
+            self._beside.load_state_dict(content["beside"])
         optimizer.load_state_dict(content["optimizer"])
         return state
 
@@ -72,6 +77,7 @@ class Checkpoints:
         if self._processes.is_main:
             content = {
                 "model": trained_weights(self._model),
+                "beside": {} if self._beside is None else self._beside.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "state": json.dumps(vars(state)),
             }

@@ -50,7 +50,9 @@ def _picture(training: dict[str, Any]) -> "Figure":
     curve = training["curve"]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, quality = figure.subplots(1, 2)
-    names = {"loss": _SEQUENTIAL} | {f"loss_{family}": family.replace("_", " ") for family in FAMILIES}
+    names = {"loss": _SEQUENTIAL, "loss_contrast": "contrast, weighted"} | {
+        f"loss_{family}": family.replace("_", " ") for family in FAMILIES
+    }
     for key, name in names.items():
         points = [(record["epoch"], record[key]) for record in curve if key in record]
         if points:

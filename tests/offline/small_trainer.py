@@ -13,6 +13,7 @@ from offline.codes.config import CodesConfig
 from offline.codes.residual_kmeans import quantize
 from offline.interactions import Dataset
 from offline.language_model import LanguageModelConfig, build_language_model
+from offline.language_model_training.global_contrast import ContrastConfig, GlobalContrast
 from offline.language_model_training.step_loss import Teacher
 from offline.language_model_training.task_batches import TaskBatches
 from offline.leave_one_out import Histories, Split, leave_one_out
@@ -32,6 +33,8 @@ def small_trainer(
     teacher: Teacher | None = None,
     share: float = 0.5,
     dropout: float = 0.0,
+    contrast: ContrastConfig | None = None,
+    keep_start: bool = False,
     processes: Processes | None = None,
 ) -> tuple[LanguageModelTrainer, Any, Split]:
     """A trainer, its model, and what to train it on.
@@ -43,6 +46,8 @@ def small_trainer(
         teacher: of the distillation.
         share: of task examples.
         dropout: of the model.
+        contrast: settings of a contrast against two sets of random vectors.
+        keep_start: as of the trainer.
         processes: those that train together.
     """
     vectors = np.random.default_rng(0).normal(size=(len(dataset.catalog), 16)).astype(np.float32)
@@ -59,6 +64,10 @@ def small_trainer(
         whole = Histories(dataset.offsets, dataset.items)
         sampler = TaskSampler(split.train, dataset.catalog, codes, prompts, TaskConfig(), whole, seed=3)
         tasks = TaskBatches(sampler, share, codes.levels, tokenizer.pad_token_id, seed=3)
+    beside = None
+    if contrast is not None:
+        other = np.random.default_rng(1).normal(size=(len(vectors), 8)).astype(np.float32)
+        beside = GlobalContrast(64, vectors, other, contrast, 3, np.ones(len(vectors), dtype=np.bool_))
     trainer = LanguageModelTrainer(
         model,
         tokens,
@@ -69,6 +78,8 @@ def small_trainer(
         folder,
         seed=3,
         tasks=tasks,
+        contrast=beside,
+        keep_start=keep_start,
         processes=processes,
     )
     return trainer, model, split

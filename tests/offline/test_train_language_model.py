@@ -12,6 +12,7 @@ from model_store.errors import TesseraError
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
 from offline.language_model_training.epoch_totals import EpochTotals
+from offline.language_model_training.global_contrast import ContrastConfig
 from offline.language_model_training.low_rank import LoraConfig
 from offline.leave_one_out import leave_one_out
 from offline.tasks.task_mix import FAMILIES
@@ -19,6 +20,7 @@ from offline.train_language_model import TrainingConfig
 from offline.training_batches import batches, leave_out, windows
 from tests.offline.small_trainer import QUICK, small_trainer
 
+CONTRAST = ContrastConfig(text_weight=0.1, behaviour_weight=0.1, negatives=20)
 SHORT = TrainingConfig(epochs=1, validation_users=5, item_dropout=0.0)
 
 
@@ -40,16 +42,19 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("share", "changes"),
-    [(0.0, {}), (0.5, {"accumulate": 3}), (0.5, {"method": "lora"})],
-    ids=["sequential", "tasks", "adapters"],
+    [(0.0, {}), (0.5, {"accumulate": 3}), (0.5, {"method": "lora"}), (0.0, {"contrast": CONTRAST, "keep_start": True})],
+    ids=["sequential", "tasks", "adapters", "contrast"],
 )
 def test_a_killed_run_continues_to_the_same_weights(dataset, split, tmp_path, monkeypatch, share, changes):
+    changes = dict(changes)
+    settings = {key: changes.pop(key) for key in ("contrast", "keep_start") if key in changes}
+    settings |= {"share": share, "dropout": 0.2}
     validation = split.evaluation_cases("valid")
     config = dataclasses.replace(QUICK, epochs=3, **changes)
-    whole, unbroken, _ = small_trainer(dataset, tmp_path / "unbroken", config, share=share, dropout=0.2)
+    whole, unbroken, _ = small_trainer(dataset, tmp_path / "unbroken", config, **settings)
     expected = whole.train(split.train, validation)
 
-    first, _, _ = small_trainer(dataset, tmp_path / "killed", config, share=share, dropout=0.2)
+    first, _, _ = small_trainer(dataset, tmp_path / "killed", config, **settings)
     epoch = first._epoch
     calls = iter(range(100))
 
@@ -62,7 +67,7 @@ def test_a_killed_run_continues_to_the_same_weights(dataset, split, tmp_path, mo
     with pytest.raises(Killed):
         first.train(split.train, validation)
 
-    second, continued, _ = small_trainer(dataset, tmp_path / "killed", config, share=share, dropout=0.2)
+    second, continued, _ = small_trainer(dataset, tmp_path / "killed", config, **settings)
     result = second.train(split.train, validation)
     assert json.dumps(result) == json.dumps(expected)
     for name, tensor in unbroken.state_dict().items():
@@ -86,6 +91,26 @@ def test_the_loss_falls_and_the_model_beats_chance(dataset, split, tmp_path):
     curve = trainer.train(split.train, split.evaluation_cases("valid"))["curve"]
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
     assert curve[-1]["recall@10"] > 2 * 10 / len(dataset.catalog)
+
+
+def test_a_start_that_no_epoch_improves_is_kept(dataset, split, tmp_path):
+    config = dataclasses.replace(QUICK, learning_rate=0.0, patience=5)
+    trainer, model, _ = small_trainer(dataset, tmp_path, config, share=0.0, keep_start=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = trainer.train(split.train, split.evaluation_cases("valid"))
+    assert (result["best_epoch"], result["epochs"]) == (0, 2)
+    assert [record["epoch"] for record in result["curve"]] == [0, 1, 2]
+    for name, tensor in before.items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_the_contrast_is_learned_beside_the_next_item(dataset, split, tmp_path):
+    config = dataclasses.replace(QUICK, epochs=6, validate_every=6)
+    trainer, model, _ = small_trainer(dataset, tmp_path, config, share=0.0, contrast=CONTRAST)
+    curve = trainer.train(split.train, split.evaluation_cases("valid"))["curve"]
+    assert curve[-1]["loss_contrast"] < 0.8 * curve[0]["loss_contrast"]
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    assert not [name for name in model.state_dict() if "projection" in name], "nothing of it is left in the model"
 
 
 def trained_batches(dataset, split, folder, share):

@@ -51,7 +51,7 @@ def loss_alone(trainer, model, example):
 @torch.no_grad()
 def test_each_family_has_the_sum_of_its_examples_losses(world):
     trainer, model, tasks = world
-    _, _, sums = step_loss(trainer, model)(HISTORIES, tasks)
+    sums = step_loss(trainer, model)(HISTORIES, tasks).task_sums_F
     expected = dict.fromkeys(FAMILIES, 0.0)
     for example in tasks.examples:
         expected[example.family] += loss_alone(trainer, model, example)
@@ -61,18 +61,19 @@ def test_each_family_has_the_sum_of_its_examples_losses(world):
 @torch.no_grad()
 def test_tasks_enter_with_their_weight_as_a_mean_over_examples(world):
     trainer, model, tasks = world
-    loss, sequential, sums = step_loss(trainer, model, task_weight=0.3)(HISTORIES, tasks)
+    loss, sequential, _, sums = step_loss(trainer, model, task_weight=0.3)(HISTORIES, tasks)
     assert loss.item() == pytest.approx(sequential.item() + 0.3 * sums.sum().item() / len(tasks.examples), rel=1e-6)
-    alone, same, none = step_loss(trainer, model)(HISTORIES, None)
+    alone, same, contrast, none = step_loss(trainer, model)(HISTORIES, None)
     assert alone.item() == same.item() == sequential.item()
+    assert contrast.item() == 0
     assert none.tolist() == [0.0] * len(FAMILIES)
 
 
 @torch.no_grad()
 def test_bfloat16_is_near(world):
     trainer, model, tasks = world
-    _, exact, exact_sums = step_loss(trainer, model)(HISTORIES, tasks)
-    _, near, near_sums = step_loss(trainer, model, autocast=True)(HISTORIES, tasks)
+    _, exact, _, exact_sums = step_loss(trainer, model)(HISTORIES, tasks)
+    _, near, _, near_sums = step_loss(trainer, model, autocast=True)(HISTORIES, tasks)
     assert near.dtype == near_sums.dtype == torch.float32
     assert near.item() != exact.item()
     torch.testing.assert_close(near, exact, rtol=0.02, atol=0)
