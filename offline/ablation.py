@@ -5,6 +5,8 @@ The rows come from a TOML file, each a name and the settings it overrides:
     [rows."text-only codes"]
     set = ["codes.input=text"]
 
+A row may start from another recipe than the study's: `recipe = "semantic-convergence"`.
+
 Every row is trained from the same data with the same budget and measured on the same users, beside the collaborative
 encoder and popularity of the same run. Rows share the stages whose settings they share. Each finished row is written to
 the study's folder at once, so a study that was stopped goes on where it was.
@@ -35,10 +37,11 @@ _PROTOCOLS = {"all": "seen kept", "unseen": "seen excluded"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a name, and what it changes of the recipe."""
+    """One line of the table: a name, what it changes of the recipe, and of which where it is not the study's."""
 
     name: str
     overrides: tuple[str, ...]
+    recipe: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +81,17 @@ def read_rows(name_or_file: str, only: Sequence[str] = ()) -> tuple[Row, ...]:
         raise TesseraError(f"{path}: not TOML: {error}") from None
     rows = {}
     for name, row in content.get("rows", {}).items():
-        settings = row.get("set") if isinstance(row, dict) and set(row) == {"set"} else None
-        if not isinstance(settings, list) or not all(isinstance(one, str) for one in settings):
-            raise TesseraError(f'{path}: row {name!r}: expected set = ["key=value", ...] and nothing else')
-        rows[name] = Row(name, tuple(settings))
+        readable = isinstance(row, dict) and "set" in row and set(row) <= {"set", "recipe"}
+        settings, recipe = (row["set"], row.get("recipe")) if readable else (None, None)
+        if (
+            not isinstance(settings, list)
+            or not all(isinstance(one, str) for one in settings)
+            or not isinstance(recipe, str | None)
+        ):
+            raise TesseraError(
+                f'{path}: row {name!r}: expected set = ["key=value", ...], at most a recipe = "NAME", and nothing else'
+            )
+        rows[name] = Row(name, tuple(settings), recipe)
     if not rows:
         raise TesseraError(f'{path}: no rows; write [rows."name"] and set = ["key=value", ...]')
     unknown = [name for name in only if name not in rows]
@@ -98,7 +108,7 @@ def run_study(dataset: Dataset, study: Study, home: Path) -> list[dict[str, Any]
     """
     # Settings that cannot be are found before the first hour of training, not after it.
     recipes = {
-        (row.name, seed): load_recipe(study.recipe, [*study.overrides, *row.overrides, f"seed={seed}"])
+        (row.name, seed): load_recipe(row.recipe or study.recipe, [*study.overrides, *row.overrides, f"seed={seed}"])
         for row in study.rows
         for seed in study.seeds
     }
@@ -150,15 +160,15 @@ def as_table(records: list[dict[str, Any]]) -> str:
         "tokens",
         "minutes",
     ]
-    baselines = [system for system in records[0]["protocols"]["all"] if system not in ("tessera", ALONE)]
+    # Rows may differ in their encoders; each system is shown as the first row that has it measured it.
+    baselines: dict[str, str] = {}
+    for record in records:
+        for system in reversed(record["protocols"]["all"]):
+            if system not in ("tessera", ALONE):
+                baselines.setdefault(system, record["row"])
     lines = [
-        _line(
-            system,
-            [record["protocols"] for record in records if record["row"] == records[0]["row"]],
-            system,
-            ["", "", ""],
-        )
-        for system in reversed(baselines)
+        _line(system, [record["protocols"] for record in records if record["row"] == row], system, ["", "", ""])
+        for system, row in baselines.items()
     ]
     for name in dict.fromkeys(record["row"] for record in records):
         mine = [record for record in records if record["row"] == name]

@@ -33,7 +33,7 @@ def write_rows(folder: Path, text: str) -> str:
 @pytest.mark.parametrize("path", sorted((RECIPES_FOLDER / "ablations").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_row_that_comes_with_tessera_fits_its_recipe(path: Path) -> None:
     rows = read_rows(path.stem)
-    recipes = [load_recipe(path.stem, list(row.overrides)).as_dict() for row in rows]
+    recipes = [load_recipe(row.recipe or path.stem, list(row.overrides)).as_dict() for row in rows]
     assert all(recipes.count(recipe) == 1 for recipe in recipes), "two rows train the same"
 
 
@@ -49,6 +49,7 @@ def test_rows_are_picked_by_name_in_the_order_of_the_file(tmp_path: Path) -> Non
         ("", "no rows"),
         ('[rows.a]\nsets = ["seed=1"]', "row 'a'"),
         ("[rows.a]\nset = [1]", "row 'a'"),
+        ("[rows.a]\nset = []\nrecipe = 3", "row 'a'"),
         ("[rows.b]\nset = []", "no row 'a'"),
     ],
 )
@@ -89,6 +90,22 @@ def test_a_study_trains_each_row_shares_stages_and_goes_on_where_it_was(tmp_path
     table = as_table(records).splitlines()
     assert [line.split("|")[1].strip() for line in table] == ["row", "---", "popular", "sasrec", "learned", "random"]
     assert all("±" in line for line in table[2:])
+
+
+def test_a_row_may_start_from_another_recipe_and_shows_its_own_baselines(tmp_path: Path) -> None:
+    generate(tmp_path / "data", users=60, items=40, seed=0)
+    file = write_rows(
+        tmp_path,
+        '[rows.mine]\nset = ["collaborative.kind=mf"]\n[rows.other]\nrecipe = "semantic-convergence"\nset = []',
+    )
+    quick = (*QUICK, "ranking.collaborative_weight=0", "tasks.share=0", "teacher.epochs=1")
+    study = Study(recipe="demo", overrides=quick, rows=read_rows(file), seeds=(0,), split="valid", beam_width=20)
+    records = run_study(read_dataset(tmp_path / "data"), study, tmp_path)
+    table = as_table(records).splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["popular", "mf", "teacher", "sasrec", "mine", "other"]
+    first, second = (record["protocols"]["all"] for record in records)
+    assert "sasrec" not in first
+    assert "mf" not in second
 
 
 def test_a_ranking_with_the_teachers_say_is_shown_beside_the_language_model_and_the_teacher(tmp_path: Path) -> None:
