@@ -27,12 +27,26 @@ Overrides = Annotated[
 SplitOption = Annotated[str, typer.Option(help="test or valid.")]
 BeamOption = Annotated[int, typer.Option(min=20, max=1000, help="Beams of the constrained decode.")]
 
+ConstraintOption = Annotated[
+    str,
+    typer.Option(
+        help="trie, or position to measure beside it a search by 20 beams without a trie, where each level allows all "
+        "its code tokens, and the share of codes that name no item."
+    ),
+]
+
 
 def held_out(split: str) -> Literal["valid", "test"]:
     """The split of that name; there are two."""
     if split not in ("test", "valid"):
         raise typer.BadParameter("test or valid", param_hint="--split")
     return split  # type: ignore[return-value]
+
+
+def _constraint(name: str) -> Literal["trie", "position"]:
+    if name not in ("trie", "position"):
+        raise typer.BadParameter("trie or position", param_hint="--constraint")
+    return name  # type: ignore[return-value]
 
 
 def print_table(rows: dict[str, dict[str, float]]) -> None:
@@ -81,18 +95,20 @@ def evaluate(
     version: Version = None,
     split: SplitOption = "test",
     beam: BeamOption = 50,
+    constraint: ConstraintOption = "trie",
     columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
     """Recall and NDCG over all items, seen ones kept and excluded, beside the run's encoder (SASRec) and popularity."""
-    chosen_split = held_out(split)
+    chosen_split, chosen_constraint = held_out(split), _constraint(constraint)
     quiet_libraries()
     from model_store.decoders.torch_decoder import TorchDecoder
     from offline.evaluate import evaluate as run_evaluation
 
     bundle = open_bundle(read_settings(), version)
     dataset = read_data(data, columns)
-    result = run_evaluation(bundle, TorchDecoder.from_bundle(bundle), dataset, chosen_split, beam)
+    decoder = TorchDecoder.from_bundle(bundle)
+    result = run_evaluation(bundle, decoder, dataset, chosen_split, beam, constraint=chosen_constraint)
     if as_json:
         typer.echo(json.dumps(result.as_dict()))
         return
@@ -102,6 +118,8 @@ def evaluate(
     for protocol, systems in result.protocols.items():
         typer.echo({"all": "\nseen items kept", "unseen": "\nseen items excluded"}[protocol])
         print_table(systems)
+        if chosen_constraint == "position":
+            print_table(result.codes[protocol])
 
 
 @commands.command("evaluate-queries")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from model_store.decoders.protocol import Decoder, DecodeRequest
 from offline.leave_one_out import Histories
+from offline.per_position_decode import PerPositionDecoder
 from offline.progress import progress
 from offline.ranking_metrics import ranks_in_scores
 
@@ -25,6 +26,19 @@ def decoded_lists(decoder: Decoder, requests: Sequence[DecodeRequest], what: str
             lists += [[decoded.item for decoded in answer] for answer in answers]
             advance(len(answers))
     return lists
+
+
+def decoded_sequences(
+    decoder: PerPositionDecoder, histories: Histories, count: int, what: str
+) -> list[NDArray[np.uint8]]:
+    """The codes returned after each of the first `count` histories, best first; uint8 [K, L] each."""
+    found: list[NDArray[np.uint8]] = []
+    with progress(f"decode ({what})", count, "users") as advance:
+        for start in range(0, count, _CHUNK):
+            answers = decoder.decode([histories[row] for row in range(start, min(start + _CHUNK, count))])
+            found += [answer.codes_KL for answer in answers]
+            advance(len(answers))
+    return found
 
 
 def scored_ranks(

@@ -77,6 +77,8 @@ class TrainingConfig:
     """Of the mean loss of task examples, beside the mean loss of the sequential task's items. A step holds hundreds of
     items and a dozen examples: with a weight of 1 their noise alone costs a small model a third of its NDCG@10, and it
     learns the tasks less well too."""
+    softmax: str = "children"
+    """Of a code's tokens: over a node's `children`, as they are decoded, or over all code tokens of a `level`."""
     method: str = "full"
     """`full`: train every weight; `lora`: adapters and the new tokens' rows."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -90,7 +92,11 @@ class TrainingConfig:
     validation_beam: int = 20
 
     def __post_init__(self) -> None:
-        for name, choices in (("method", ("full", "lora")), ("precision", ("auto", "float32", "bfloat16"))):
+        for name, choices in (
+            ("softmax", ("children", "level")),
+            ("method", ("full", "lora")),
+            ("precision", ("auto", "float32", "bfloat16")),
+        ):
             if getattr(self, name) not in choices:
                 raise TesseraError(f"training.{name} must be {', '.join(choices)}, not {getattr(self, name)!r}")
         if self.method != "lora" and not self.lora.merge:
@@ -159,6 +165,7 @@ class LanguageModelTrainer:
                 task_weight=config.task_weight,
                 autocast=_uses_bfloat16(config.precision, self._device),
                 contrast=contrast,
+                softmax=config.softmax,
             )
         )
         self._contrast = contrast

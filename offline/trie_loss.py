@@ -4,8 +4,14 @@ Summed over the levels it is exactly the negative log-likelihood of an item unde
 optimises what the decoder ranks by, and nothing is spent on codes that do not exist. A collaborative teacher can be
 distilled into it: its item probabilities, summed below each child, are soft targets.
 
+The softmax may run over all code tokens in use at a level instead, whether or not they continue the prefix: what plain
+cross-entropy learns, restricted to code tokens. The model then also learns which codes exist, and a node with a single
+child, which is certain under the trie and costs nothing, is learned like any other.
+
 Shapes: P supervised positions, H hidden size, L levels, N items, C children and F leaves below a node (padded).
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,15 +32,21 @@ class TrieLoss:
         trie: the catalogue's codes.
         code_ids_LC: token id of each code token; int64 [L, C].
         device: where the tensors live.
+        softmax: `children`: over a node's children; `level`: over every code token that an item has at that level.
     """
 
-    def __init__(self, trie: PrefixTrie, code_ids_LC: Tensor, device: torch.device) -> None:
+    def __init__(self, trie: PrefixTrie, code_ids_LC: Tensor, device: torch.device, softmax: str = "children") -> None:
         self._trie = TrieTensors(trie, device)
         self._levels = trie.levels
         self._code_ids_LC = code_ids_LC
         self._leaf_item = torch.as_tensor(trie.leaf_item, dtype=torch.int64, device=device)
         self._paths_NL = torch.as_tensor(trie.paths(torch.arange(trie.item_count).numpy()), dtype=torch.int64)
         self._paths_NL = self._paths_NL.to(device)
+        self._unused = None
+        if softmax == "level":
+            self._unused = torch.ones_like(code_ids_LC, dtype=torch.bool)
+            for level, (begin, end) in enumerate(pairwise(trie.level_begin[1:])):
+                self._unused[level, torch.as_tensor(trie.token[begin:end], dtype=torch.int64, device=device)] = False
         self._most_leaves = [
             int((trie.leaf_end - trie.leaf_begin)[trie.level_begin[depth] : trie.level_begin[depth + 1]].max(initial=0))
             for depth in range(trie.levels)
@@ -68,9 +80,7 @@ class TrieLoss:
             ids_C = self._code_ids_LC[level]
             bias_C = None if head_bias is None else head_bias[ids_C]
             logits = functional.linear(hidden_PLH[:, level], head_weight[ids_C], bias_C).float()
-            log_probs_PC = (
-                logits.gather(-1, self._trie.token[children_PC]).masked_fill(~real_PC, float("-inf")).log_softmax(-1)
-            )
+            log_probs_PC = self._log_probs(logits, children_PC, real_PC, level)
             # Children are contiguous, so a child's column is its distance from the first one.
             hard_P = -log_probs_PC.gather(-1, (own_P - self._trie.first_child[parents_P])[:, None])[:, 0]
             if teacher_PN is not None and level < DISTILLED_LEVELS:
@@ -79,6 +89,13 @@ class TrieLoss:
             total = total + hard_P
             parents_P = own_P
         return total
+
+    def _log_probs(self, logits: Tensor, children_PC: Tensor, real_PC: Tensor, level: int) -> Tensor:
+        """Log-probability of each child, of no meaning where it is not real; float32 [P, C]."""
+        tokens_PC = self._trie.token[children_PC]
+        if self._unused is None:
+            return logits.gather(-1, tokens_PC).masked_fill(~real_PC, float("-inf")).log_softmax(-1)
+        return logits.masked_fill(self._unused[level], float("-inf")).log_softmax(-1).gather(-1, tokens_PC)
 
     def _mass_of_children(self, teacher_PN: Tensor, parents_P: Tensor, level: int) -> Tensor:
         """What the teacher finds below each child of nodes of one level; float32 [P, C]."""

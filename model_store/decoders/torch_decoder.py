@@ -127,6 +127,11 @@ class TorchDecoder:
         other._collaborative = CollaborativeScore.of_bundle(bundle, self._device)
         return other
 
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model, for others to share."""
+        return self._model
+
     def alone(self) -> "TorchDecoder":
         """This decoder without a collaborative encoder's say; the language model is shared."""
         other = copy.copy(self)

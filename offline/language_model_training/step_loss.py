@@ -60,6 +60,7 @@ class StepLoss(nn.Module):
         task_weight: of the tasks' loss beside the sequential one.
         autocast: whether matrices are multiplied in bfloat16.
         contrast: of items' states against their vectors, or None.
+        softmax: what an item's log-probabilities are normalised over (see `TrieLoss`).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class StepLoss(nn.Module):
         task_weight: float,
         autocast: bool,
         contrast: GlobalContrast | None = None,
+        softmax: str = "children",
     ) -> None:
         super().__init__()
         self.model, self.contrast = model, contrast
@@ -81,7 +83,7 @@ class StepLoss(nn.Module):
         self._distillation, self._task_weight, self._autocast = distillation, task_weight, autocast
         self._device = next(model.parameters()).device
         code_ids = torch.as_tensor(code_tokens.ids_LC, dtype=torch.int64, device=self._device)
-        self._trie_loss = TrieLoss(trie, code_ids, self._device)
+        self._trie_loss = TrieLoss(trie, code_ids, self._device, softmax)
         self._item_tokens_NL = torch.as_tensor(prompts.item_tokens_NL, dtype=torch.int64, device=self._device)
         self._preamble = torch.tensor(prompts.preamble, device=self._device)
 

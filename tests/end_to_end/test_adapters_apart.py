@@ -24,7 +24,7 @@ from model_store.decoders.vllm.decoder import VLLMDecoder
 from model_store.errors import BundleCorrupt, DecoderUnusable
 from model_store.manifest import ADAPTER_FOLDER, ADAPTER_WEIGHTS
 from offline.add_items import add_items
-from offline.evaluate import evaluate
+from offline.evaluate import PER_POSITION, evaluate
 from offline.redis_connection import connect
 from offline.refresh.config import RefreshConfig
 from offline.refresh.histories import import_histories
@@ -227,10 +227,18 @@ def test_evaluation_measures_what_the_merged_version_measures(
     versions: AdapterVersions, pair: tuple[Bundle, Bundle]
 ) -> None:
     merged, apart = (
-        evaluate(bundle, TorchDecoder.from_bundle(bundle, device="cpu"), versions.dataset, "test", 10).protocols
+        evaluate(
+            bundle,
+            TorchDecoder.from_bundle(bundle, device="cpu"),
+            versions.dataset,
+            "test",
+            10,
+            constraint="position",
+        ).protocols
         for bundle in pair
     )
-    assert apart["unseen"]["tessera"] == pytest.approx(merged["unseen"]["tessera"], abs=1e-6)
+    for system in ("tessera", PER_POSITION):
+        assert apart["unseen"][system] == pytest.approx(merged["unseen"][system], abs=1e-6)
 
 
 @pytest.fixture

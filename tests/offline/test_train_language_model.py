@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from model_store.collaborative.encoder import PADDING, pad
+from model_store.decoders.language_model import HuggingFaceModel
 from model_store.errors import TesseraError
+from model_store.item_codes import ItemCodes
+from offline.code_validity import spelled
 from offline.generate_catalogue import generate
 from offline.interactions import read_dataset
 from offline.language_model_training.epoch_totals import EpochTotals
 from offline.language_model_training.global_contrast import ContrastConfig
 from offline.language_model_training.low_rank import LoraConfig
 from offline.leave_one_out import leave_one_out
+from offline.per_position_decode import PerPositionDecoder
 from offline.tasks.task_mix import FAMILIES
 from offline.train_language_model import TrainingConfig
 from offline.training_batches import batches, leave_out, windows
@@ -111,6 +115,21 @@ def test_the_contrast_is_learned_beside_the_next_item(dataset, split, tmp_path):
     assert curve[-1]["loss_contrast"] < 0.8 * curve[0]["loss_contrast"]
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert not [name for name in model.state_dict() if "projection" in name], "nothing of it is left in the model"
+
+
+def test_a_softmax_over_a_level_teaches_which_codes_exist(dataset, split, tmp_path):
+    invalid = {}
+    for softmax in ("children", "level"):
+        config = TrainingConfig(
+            epochs=8, validate_every=8, validation_users=20, items_per_batch=128, softmax=softmax, item_dropout=0.0
+        )
+        trainer, model, _ = small_trainer(dataset, tmp_path / softmax, config, share=0.0)
+        trainer.train(split.train, split.evaluation_cases("valid"))
+        codes = ItemCodes(spelled(trainer._trie, range(len(dataset.catalog))))
+        decoder = PerPositionDecoder(HuggingFaceModel(model), trainer._code_tokens, trainer._prompts, codes)
+        found = np.concatenate([one.codes_KL for one in decoder.decode([split.train[user] for user in range(40)])])
+        invalid[softmax] = (codes.items_of(found) < 0).mean()
+    assert invalid["level"] < 0.7 * invalid["children"]
 
 
 def trained_batches(dataset, split, folder, share):
@@ -210,7 +229,9 @@ def test_adapters_can_be_kept_apart_only_where_there_are_any():
     assert not TrainingConfig(method="lora", lora=LoraConfig(merge=False)).lora.merge
 
 
-@pytest.mark.parametrize(("setting", "value"), [("method", "half"), ("precision", "float16"), ("accumulate", 0)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("method", "half"), ("precision", "float16"), ("accumulate", 0), ("softmax", "vocabulary")]
+)
 def test_a_setting_that_cannot_be_is_named(setting, value):
     with pytest.raises(TesseraError, match=rf"training\.{setting}"):
         TrainingConfig(**{setting: value})

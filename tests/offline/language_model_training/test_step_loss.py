@@ -70,6 +70,25 @@ def test_tasks_enter_with_their_weight_as_a_mean_over_examples(world):
 
 
 @torch.no_grad()
+def test_over_a_level_an_answer_costs_its_cross_entropy_among_the_tokens_in_use(world):
+    trainer, model, tasks = world
+    _, _, sums = step_loss(trainer, model, softmax="level")(HISTORIES, tasks)
+    spelled = trainer._prompts.item_tokens_NL
+    expected = dict.fromkeys(FAMILIES, 0.0)
+    for example in tasks.examples:
+        if example.item < 0:
+            expected[example.family] += loss_alone(trainer, model, example)
+            continue
+        tokens = torch.from_numpy(example.tokens.astype(np.int64))
+        logits = model(input_ids=tokens[None]).logits[0, example.response_start - 1 : -1]
+        for level, token in enumerate(tokens[example.response_start :].tolist()):
+            used = np.unique(spelled[:, level])
+            log_probs = logits[level, torch.from_numpy(used).long()].log_softmax(-1)
+            expected[example.family] -= log_probs[int(np.searchsorted(used, token))].item()
+    assert sums.tolist() == pytest.approx(list(expected.values()), rel=1e-4)
+
+
+@torch.no_grad()
 def test_bfloat16_is_near(world):
     trainer, model, tasks = world
     _, exact, _, exact_sums = step_loss(trainer, model)(HISTORIES, tasks)
