@@ -11,7 +11,8 @@ On disk, in a bundle's `quantizer/`:
                              trained cascade
 
 A vector that was there in training gets the code that training would give it if that were free; otherwise it moves the
-way training moves items that collide (see `model_store.code_assignment`).
+way training moves items that collide (see `model_store.code_assignment`). Not so the balanced levels of `dual` and
+`mixed`: there training moves items on from a full cluster, while a new one gets the nearest entry, full or not.
 
 Shapes: M items, X text size, Y behaviour size, D joint size, L levels.
 """
@@ -46,8 +47,8 @@ class ItemQuantizer:
     """What turns text and behaviour into codes.
 
     Attributes:
-        kind: `kmeans`, `codebooks` or `random`.
-        source: what is quantized: `joint`, `behaviour`, `text` or `concat`.
+        kind: `kmeans`, `codebooks`, `dual`, `mixed` or `random`.
+        source: what is quantized: `joint`, `behaviour`, `text`, `concat` or `all`.
         entries: codebook entries in use a level.
         seed: of `random` codes.
         arrays: see the module's docstring.
@@ -132,6 +133,8 @@ class ItemQuantizer:
                 vectors = self.vectors_of(text_MX, behaviour_MY)
             else:
                 vectors = input_vectors(self.arrays, text, behaviour, known)
+            if self.source == "all":
+                vectors = np.concatenate([self.vectors_of(text_MX, behaviour_MY), vectors], axis=1)
             vectors = encode(self.arrays, vectors)
             codes = nearest_codes(vectors, codebooks, self.entries)
         if isinstance(taken, np.ndarray):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model_store.catalog import Catalog
 from model_store.item_codes import LEVEL_LETTERS, code_text
 from offline.codes.code_report_page import code_report_page
-from offline.codes.quantization import Quantization
+from offline.codes.quantization import Quantization, level_sizes
 
 JSON_NAME = "codes_report.json"
 HTML_NAME = "codes_report.html"
@@ -44,6 +44,7 @@ def code_report(catalog: Catalog, popularity_N: NDArray[np.float32], quantizatio
     brands = [attributes.get("brand") for attributes in catalog.attributes]
     used = [len(np.unique(codes[:, level])) for level in range(codes.shape[1])]
     _, sizes = np.unique(codes, axis=0, return_counts=True)
+    by_level = level_sizes(codes)
     return {
         "kind": figures["kind"],
         "input": figures["input"],
@@ -55,6 +56,8 @@ def code_report(catalog: Catalog, popularity_N: NDArray[np.float32], quantizatio
                 "used": used[level],
                 "perplexity": figures["perplexity"][level],
                 "distinct_prefixes": figures["distinct_prefixes"][level],
+                "items_per_entry": by_level["items_per_entry"][level],
+                "single_child_nodes": by_level["single_child_nodes"][level],
             }
             for level, letter in enumerate(LEVEL_LETTERS)
         ],

@@ -52,7 +52,15 @@ def code_report_page(report: dict[str, Any]) -> str:
         ],
     ]
     levels = [
-        [level["level"], level["entries"], level["used"], f"{level['perplexity']:.0f}", level["distinct_prefixes"]]
+        [
+            level["level"],
+            level["entries"],
+            level["used"],
+            "{} to {}".format(*level["items_per_entry"]),
+            f"{level['perplexity']:.0f}",
+            level["distinct_prefixes"],
+            _percent(level["single_child_nodes"]),
+        ]
         for level in report["levels"]
     ]
     parts = [
@@ -62,8 +70,21 @@ def code_report_page(report: dict[str, Any]) -> str:
         _table(["", ""], facts, text_columns=1),
         f"<figure>{_picture(report)}</figure>",
         "<h2>Levels</h2>",
-        "<p>Perplexity is the number of entries that would carry as much if all were equally frequent.</p>",
-        _table(["Level", "Entries", "Used", "Perplexity", "Distinct prefixes up to here"], levels, text_columns=1),
+        "<p>Perplexity is the number of entries that would carry as much if all were equally frequent. "
+        "Where the prefix before a level has a single child, the level decides nothing.</p>",
+        _table(
+            [
+                "Level",
+                "Entries",
+                "Used",
+                "Items of an entry",
+                "Perplexity",
+                "Distinct prefixes up to here",
+                "Prefixes before it with a single child",
+            ],
+            levels,
+            text_columns=1,
+        ),
         "<h2>What a prefix tells of an item</h2>",
         "<p>The items that share a prefix vote on one that is left out. Where nobody shares it, the longest "
         "shorter prefix that somebody shares answers.</p>",

@@ -1,18 +1,23 @@
 """Settings of the item codes: which vectors are quantized, how, and how the trained cascade is trained."""
 
+import math
 from dataclasses import dataclass, field
 
 from model_store.errors import TesseraError
 from model_store.item_codes import CODEBOOK_SIZE
 
 _CHOICES = {
-    "codes.kind": ("kmeans", "codebooks", "random"),
-    "codes.input": ("joint", "behaviour", "text", "concat"),
+    "codes.kind": ("kmeans", "codebooks", "dual", "mixed", "random"),
+    "codes.input": ("joint", "behaviour", "text", "concat", "all"),
+    "codes.order": ("text-first", "behaviour-first", "interleaved", "text", "behaviour"),
+    "codes.labels": ("matched", "random"),
     "codes.alignment": ("infonce", "cosine", "none"),
     "codes.align_to": ("encoder", "llm"),
     "codes.cascade.encoder": ("mlp", "identity"),
 }
 _ITEMS_PER_ENTRY = 8
+_INPUT_OF_KIND = {"dual": "concat", "mixed": "all"}
+"""Kinds whose levels quantize parts of the vector, and the input that has these parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +61,24 @@ class CodesConfig:
     """Settings of the item codes."""
 
     kind: str = "kmeans"
-    """`kmeans`: residual k-means; `codebooks`: a trained cascade; `random`: codes that know nothing of the items."""
+    """`kmeans`: residual k-means; `codebooks`: a trained cascade; `dual`: two tokens of text and two of behaviour, by
+    balanced k-means (`input` must be `concat`); `mixed`: two of joint vectors by residual k-means, and one of text and
+    one of behaviour by balanced k-means (`input` must be `all`); `random`: codes that know nothing of the items."""
     input: str = "joint"
     """What is quantized: `joint` vectors, `behaviour` or `text` alone, or `concat`, both side by side without training
-    them to agree."""
+    them to agree, or `all`, joint vector, text and behaviour side by side."""
+    order: str = "text-first"
+    """Of the tokens of `dual` codes: a source's two after the other's, or `interleaved` (text, behaviour, text,
+    behaviour); `text` or `behaviour`: only that source, and two levels that say nothing."""
+    labels: str = "matched"
+    """What a second token of `dual` codes means under another first one: something similar (`matched`), or nothing
+    (`random`)."""
     text_size: int = 64
-    """Principal components that text keeps in `text` and `concat`."""
+    """Principal components that text keeps in `text`, `concat` and `all`."""
     entries: int = CODEBOOK_SIZE
     """Codebook entries a level, at most. Small catalogues use one entry per 8 items: more would give every item an
-    entry of its own, and nothing shared for the model to learn from."""
+    entry of its own, and nothing shared for the model to learn from. Of `dual`, branches of a tree's node: 256, or the
+    root of the number of items where these are 256 or fewer."""
     iterations: int = 50
     """Rounds of k-means a level."""
     alignment: str = "infonce"
@@ -74,10 +88,14 @@ class CodesConfig:
     cascade: CascadeConfig = field(default_factory=CascadeConfig)
 
     def __post_init__(self) -> None:
-        for key in ("kind", "input", "alignment", "align_to"):
+        for key in ("kind", "input", "order", "labels", "alignment", "align_to"):
             _check(f"codes.{key}", getattr(self, key))
         if not 2 <= self.entries <= CODEBOOK_SIZE:
             raise TesseraError(f"codes.entries must be between 2 and {CODEBOOK_SIZE}, not {self.entries}")
+
+        needed = _INPUT_OF_KIND.get(self.kind, self.input)
+        if self.input != needed:
+            raise TesseraError(f"codes.kind={self.kind} needs codes.input={needed}, not {self.input!r}")
 
     @property
     def aligned(self) -> bool:
@@ -87,6 +105,11 @@ class CodesConfig:
     def entries_for(self, items: int) -> int:
         """C, the entries a level that so many items can fill."""
         return min(self.entries, max(2, items // _ITEMS_PER_ENTRY))
+
+    def branching_for(self, items: int) -> int:
+        """K, the branches of a node in the trees of `dual` codes."""
+        wanted = CODEBOOK_SIZE if items > CODEBOOK_SIZE else math.isqrt(max(items, 2) - 1) + 1
+        return min(self.entries, wanted)
 
 
 def _check(key: str, value: str) -> None:

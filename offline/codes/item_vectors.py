@@ -40,7 +40,10 @@ class ItemVectors:
         if config.input == "joint":
             return self.joint_ND, {}
         arrays = self._text_arrays(config) | self._behaviour_arrays(config)
-        return input_vectors(arrays, self.text_NX, self.behaviour_NY, self.known_N), arrays
+        sides = input_vectors(arrays, self.text_NX, self.behaviour_NY, self.known_N)
+        if config.input == "all":
+            sides = np.concatenate([self.joint_ND, sides], axis=1, dtype=np.float32)
+        return sides, arrays
 
     def _text_arrays(self, config: CodesConfig) -> dict[str, NDArray[np.float32]]:
         text = self.text_NX[self.known_N]

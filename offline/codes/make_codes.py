@@ -14,7 +14,9 @@ from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
 from model_store.quantizer import encode, random_codes
 from offline.codes.cascaded_codebooks import CascadedCodebooks
 from offline.codes.config import CodesConfig
+from offline.codes.dual_source import dual_source_codes
 from offline.codes.item_vectors import ItemVectors
+from offline.codes.mixed_codes import mixed_codes
 from offline.codes.quantization import Quantization, collision_report, unexplained
 from offline.codes.residual_kmeans import quantize
 from offline.codes.sinkhorn import separate_colliding
@@ -36,12 +38,20 @@ def make_codes(
         config: settings.
         seed: everything drawn depends on it alone.
         device: where a cascade is trained.
+
+    Raises:
+        TesseraError: vectors of balanced clusters are not finite.
     """
     chosen_ND, arrays = vectors.chosen(config)
     if config.kind == "kmeans":
         quantization = quantize(chosen_ND, config, seed, vectors.known_N)
     elif config.kind == "codebooks":
         quantization = _by_cascade(chosen_ND, text_NH, vectors.known_N, config, seed, device)
+    elif config.kind == "dual":
+        quantization = dual_source_codes(chosen_ND, arrays["input.text_axes"].shape[1], config, seed)
+    elif config.kind == "mixed":
+        sizes = vectors.joint_ND.shape[1], arrays["input.text_axes"].shape[1]
+        quantization = mixed_codes(chosen_ND, *sizes, vectors.known_N, config, seed)
     else:
         quantization = _at_random(chosen_ND, config, seed)
     return dataclasses.replace(

@@ -81,7 +81,24 @@ def collision_report(
         "items_moved": moved,
         "distinct_prefixes": [len(np.unique(codes_NL[:, : depth + 1], axis=0)) for depth in range(levels)],
         "perplexity": [_perplexity(codes_NL[:, level]) for level in range(levels)],
+        **level_sizes(codes_NL),
     }
+
+
+def level_sizes(codes_NL: NDArray[np.uint8]) -> dict[str, Any]:
+    """Per level, the fewest and the most items of an entry in use, and the share of prefixes with a single child.
+
+    A prefix of the levels before with a single child leaves this level nothing to decide when codes are read off the
+    trie.
+    """
+    items_per_entry, single = [], []
+    for level in range(codes_NL.shape[1]):
+        counts = np.bincount(codes_NL[:, level])
+        items_per_entry.append([int(counts[counts > 0].min()), int(counts.max())])
+        prefixes = np.unique(codes_NL[:, : level + 1], axis=0)[:, :level]
+        children = np.unique(prefixes, axis=0, return_counts=True)[1] if level else np.array([len(prefixes)])
+        single.append(float((children == 1).mean()))
+    return {"items_per_entry": items_per_entry, "single_child_nodes": single}
 
 
 def unexplained(

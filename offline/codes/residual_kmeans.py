@@ -47,11 +47,13 @@ def quantize(
     )
 
 
-def residual_kmeans(vectors_ND: NDArray[np.float32], entries: int, iterations: int, seed: int) -> NDArray[np.float32]:
+def residual_kmeans(
+    vectors_ND: NDArray[np.float32], entries: int, iterations: int, seed: int, levels: int = len(LEVEL_LETTERS)
+) -> NDArray[np.float32]:
     """Centres of the vectors, then of what these leave over, and so on; float32 [L, entries, D]."""
     residual = np.ascontiguousarray(vectors_ND, dtype=np.float32)
     centres = []
-    for level in range(len(LEVEL_LETTERS)):
+    for level in range(levels):
         # min_points_per_centroid silences a warning; few points per entry is what a small catalogue has.
         kmeans = faiss.Kmeans(
             residual.shape[1], entries, niter=iterations, seed=seed + level, min_points_per_centroid=1

@@ -60,7 +60,7 @@ def test_more_entries_leave_less_unexplained():
     ("settings", "message"),
     [
         ({"entries": 257}, r"codes\.entries"),
-        ({"kind": "trees"}, r"codes\.kind must be one of kmeans, codebooks, random"),
+        ({"kind": "trees"}, r"codes\.kind must be one of kmeans, codebooks, dual, mixed, random"),
         ({"input": "price"}, r"codes\.input"),
         ({"alignment": "mse"}, r"codes\.alignment"),
         ({"align_to": "catalogue"}, r"codes\.align_to"),
