@@ -113,7 +113,32 @@ class DCCFConfig(GraphConfig):
                 raise TesseraError(f"recipe: {name} of a dccf encoder must be at least 1, not {getattr(self, name)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DINConfig(EncoderConfig):
+    """Settings of the encoder that reads a history from where a candidate stands."""
+
+    kind: str = field(default="din", init=False)
+    epochs: int = 15
+    learning_rate: float = 1e-3
+    """The highest, at the end of the warm-up."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises. It falls by a factor e in three times as many."""
+    dropout: float = 0.1
+    batch: int = 256
+    """Prefixes of histories in a step."""
+    negatives: int = 60
+    """Items drawn for each of them."""
+    validation_users: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "negatives"):
+            if getattr(self, name) < 1:
+                raise TesseraError(f"recipe: {name} of a din encoder must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.warmup <= 1:
+            raise TesseraError(f"recipe: warmup of a din encoder must be above 0 and at most 1, not {self.warmup}")
+
+
 CONFIGS: dict[str, type[EncoderConfig]] = {
-    config.kind: config for config in (SASRecConfig, MatrixFactorizationConfig, LightGCNConfig, DCCFConfig)
+    config.kind: config for config in (SASRecConfig, MatrixFactorizationConfig, LightGCNConfig, DCCFConfig, DINConfig)
 }
 """Kind -> its settings."""

@@ -55,7 +55,10 @@ class CollaborativeEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, items_BT: Tensor) -> Tensor:
-        """State after each item, from it and those before it alone; [B, T, D]. T is at most `max_length`."""
+        """State after each item, from it and those before it alone; [B, T, D], or whatever else `scores` reads.
+
+        T is at most `max_length`.
+        """
 
     @abstractmethod
     def scores(self, states: Tensor) -> Tensor:

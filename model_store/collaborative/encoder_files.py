@@ -6,7 +6,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from model_store.collaborative.configs import CONFIGS, EncoderConfig, RunningMeanConfig, SASRecConfig
+from model_store.collaborative.configs import CONFIGS, DINConfig, EncoderConfig, RunningMeanConfig, SASRecConfig
+from model_store.collaborative.din import DIN
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.collaborative.running_mean import RunningMeanEncoder
 from model_store.collaborative.sasrec import SASRec
@@ -46,5 +47,7 @@ def build_encoder(items: int, config: EncoderConfig) -> CollaborativeEncoder:
     """An encoder of N items without what it learned, for weights to be loaded into."""
     if isinstance(config, SASRecConfig):
         return SASRec(items, config)
+    if isinstance(config, DINConfig):
+        return DIN(items, config)
     assert isinstance(config, RunningMeanConfig)
     return RunningMeanEncoder(items, config)

@@ -7,6 +7,7 @@ import torch
 from model_store.collaborative.configs import (
     CONFIGS,
     DCCFConfig,
+    DINConfig,
     EncoderConfig,
     LightGCNConfig,
     MatrixFactorizationConfig,
@@ -21,6 +22,7 @@ from offline.collaborative.item_features import ItemFeatures
 from offline.collaborative.item_vector_training import ItemVectorModel, train_item_vectors
 from offline.collaborative.lightgcn import LightGCN
 from offline.collaborative.matrix_factorization import MatrixFactorization
+from offline.collaborative.train_din import train_din
 from offline.collaborative.train_sasrec import train_sasrec
 from offline.leave_one_out import EvaluationCases, Histories
 
@@ -57,6 +59,8 @@ def train_encoder(
     """
     if isinstance(config, SASRecConfig):
         return train_sasrec(train, validation, items, config, seed, device, features)
+    if isinstance(config, DINConfig):
+        return train_din(train, validation, items, config, seed, device)
     assert isinstance(config, RunningMeanConfig)
     graph = BipartiteGraph.from_histories(train, items, device)
     torch.manual_seed(seed)

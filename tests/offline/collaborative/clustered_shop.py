@@ -8,7 +8,10 @@ from model_store.collaborative.configs import CONFIGS, EncoderConfig
 from offline.leave_one_out import EvaluationCases, Histories
 
 _QUICK = {"epochs": 16, "size": 16, "learning_rate": 0.02}
-_QUICK_OF_KIND = {"sasrec": {"dropout": 0.1, "items_per_batch": 128}}
+_QUICK_OF_KIND = {
+    "sasrec": {"dropout": 0.1, "items_per_batch": 128},
+    "din": {"epochs": 8, "learning_rate": 0.005, "batch": 16},
+}
 
 
 @dataclass(frozen=True)
