@@ -27,8 +27,9 @@ from model_store.errors import TesseraError
 from offline.evaluate import ALONE, SplitName, evaluate
 from offline.interactions import Dataset
 from offline.progress import say
-from offline.recipe import RECIPES_FOLDER, load_recipe
+from offline.recipe import RECIPES_FOLDER, Recipe, load_recipe
 from offline.train import Run, train
+from offline.whole_file import whole_file
 
 _ROWS_FOLDER = RECIPES_FOLDER / "ablations"
 _SHOWN = ("recall@10", "ndcg@10")
@@ -121,14 +122,29 @@ def run_study(dataset: Dataset, study: Study, home: Path) -> list[dict[str, Any]
         if path.exists():
             say(f"{name}, seed {seed}: measured before, {path}")
         else:
-            say(f"{name}, seed {seed}: training")
-            bundle = train(Run.create(dataset, recipe, folder, shared=folder / "stages"), store)
-            record = _measure(bundle, dataset, study)
-            staging = path.with_suffix(".part")
-            staging.write_text(json.dumps(record, indent=1), encoding="utf-8")
-            staging.replace(path)
+            bundle = _trained(dataset, recipe, folder, store, f"{name}, seed {seed}")
+            _write_whole(path, _measure(bundle, dataset, study))
         records.append({"row": name, "seed": seed, **json.loads(path.read_text(encoding="utf-8"))})
     return records
+
+
+def _trained(dataset: Dataset, recipe: Recipe, folder: Path, store: ModelStore, what: str) -> Bundle:
+    """The version of a recipe: that of another split or beam width, where the study has measured one."""
+    run = Run.create(dataset, recipe, folder, shared=folder / "stages")
+    path = folder / f"{run.folder.name}.version"
+    if path.exists():
+        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+        say(f"{what}: trained before, version {version}")
+        return store.open(version)
+    say(f"{what}: training")
+    bundle = train(run, store)
+    _write_whole(path, {"version": bundle.version})
+    return bundle
+
+
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
 
 
 def _measure(bundle: Bundle, dataset: Dataset, study: Study) -> dict[str, Any]:

@@ -87,6 +87,9 @@ def test_a_study_trains_each_row_shares_stages_and_goes_on_where_it_was(tmp_path
     assert by_row[1] == by_row[3]
 
     assert run_study(dataset, study, tmp_path) == records
+    on_test = run_study(dataset, replace(study, split="test"), tmp_path)
+    assert [record["version"] for record in on_test] == [record["version"] for record in records], "trained once"
+    assert [record["split"] for record in on_test] == ["test"] * 4
     table = as_table(records).splitlines()
     assert [line.split("|")[1].strip() for line in table] == ["row", "---", "popular", "sasrec", "learned", "random"]
     assert all("±" in line for line in table[2:])
