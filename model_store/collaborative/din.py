@@ -30,7 +30,7 @@ HISTORY = sum(WINDOWS)
 _INIT_STD = 1e-4
 _WEIGHTS = 1 << 26
 """Weights of pairs of items that are held at once when all items are scored: 256 MiB."""
-_PAIRS = 1 << 13
+_PAIRS = 1 << 12
 """Pairs that go through a layer at once: what a core's cache holds."""
 
 

@@ -10,7 +10,7 @@ from offline.leave_one_out import EvaluationCases, Histories
 _QUICK = {"epochs": 16, "size": 16, "learning_rate": 0.02}
 _QUICK_OF_KIND = {
     "sasrec": {"dropout": 0.1, "items_per_batch": 128},
-    "din": {"epochs": 8, "learning_rate": 0.005, "batch": 16},
+    "din": {"epochs": 7, "learning_rate": 0.007, "batch": 16, "negatives": 15},
 }
 
 

@@ -14,11 +14,10 @@ from offline.collaborative.train_din import (
     prefixes,
     rate,
     sampled_softmax,
-    train_din,
     windows_before,
     with_negatives,
 )
-from tests.offline.collaborative.clustered_shop import histories, quick_config
+from tests.offline.collaborative.clustered_shop import histories
 
 ITEMS = 40
 
@@ -116,13 +115,26 @@ def test_an_item_counts_for_one_candidate_more_than_for_another_and_weights_need
     assert weights.sum(dim=0).std() > 0.05
 
 
-def test_training_learns_which_items_speak_for_a_candidate(shop):
-    encoder, _ = train_din(shop.train, shop.validation, shop.items, quick_config("din"), seed=0)
-    own, other = np.array([21, 24], np.int32), np.array([33, 36], np.int32)
-    alone = encoder.next_item_logits([own])[0].softmax(-1)
-    mixed = encoder.next_item_logits([np.concatenate([other, own])])[0].softmax(-1)
-    assert alone[20:30].sum() > 0.3
-    assert mixed[30:40].sum() > 3 * alone[30:40].sum(), "an older interest still counts for its own candidates"
+def test_a_history_speaks_through_its_weights_alone(encoder):
+    before = encoder.scores(some_windows())
+    assert not torch.allclose(before[0], before[1])
+    with torch.no_grad():
+        encoder.weight.weight.zero_()
+        encoder.weight.bias.zero_()
+    silent = encoder.scores(some_windows())
+    torch.testing.assert_close(silent, silent[:1].expand_as(silent))
+
+
+def test_weights_alike_for_all_candidates_would_give_other_scores(encoder):
+    """What the activation unit says of one candidate is not what a plain weighted sum would say of all."""
+    own = encoder.scores(some_windows())
+    with torch.no_grad():
+        q, h, difference, _ = encoder.pair.weight.chunk(4, dim=1)
+        blind = torch.cat([-difference, h, difference, torch.zeros_like(q)], dim=1)
+        encoder.pair.weight.copy_(blind)
+    weights = encoder._weights(encoder.vectors()[None], encoder.vectors()[[3, 9]], torch.tensor([0, 0]))
+    torch.testing.assert_close(weights, weights[:, :1].expand_as(weights))
+    assert not torch.allclose(encoder.scores(some_windows()), own, rtol=0.05)
 
 
 def test_only_the_newest_items_are_read(encoder):
