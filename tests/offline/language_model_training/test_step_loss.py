@@ -72,7 +72,7 @@ def test_tasks_enter_with_their_weight_as_a_mean_over_examples(world):
 @torch.no_grad()
 def test_over_a_level_an_answer_costs_its_cross_entropy_among_the_tokens_in_use(world):
     trainer, model, tasks = world
-    _, _, sums = step_loss(trainer, model, softmax="level")(HISTORIES, tasks)
+    sums = step_loss(trainer, model, softmax="level")(HISTORIES, tasks).task_sums_F
     spelled = trainer._prompts.item_tokens_NL
     expected = dict.fromkeys(FAMILIES, 0.0)
     for example in tasks.examples:
