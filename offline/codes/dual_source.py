@@ -19,11 +19,11 @@ Shapes: N items, D size of text and behaviour side by side, L levels, K branches
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.code_assignment import make_unique, nearest_codes
+from model_store.code_assignment import make_unique
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
 from offline.codes.balanced_tree import balanced_tree
 from offline.codes.config import CodesConfig
-from offline.codes.quantization import Quantization, collision_report, unexplained
+from offline.codes.quantization import Quantization, at_nearest_entry, collision_report, unexplained
 
 _LEVELS = {
     "text-first": (("text", 0), ("text", 1), ("behaviour", 0), ("behaviour", 1)),
@@ -77,11 +77,3 @@ def dual_source_codes(vectors_ND: NDArray[np.float32], text_size: int, config: C
             "share_at_nearest_entry": at_nearest_entry(raw, vectors_ND, codebooks, branching),
         },
     )
-
-
-def at_nearest_entry(
-    codes_NL: NDArray[np.uint8], vectors_ND: NDArray[np.float32], codebooks_LCD: NDArray[np.float32], entries: int
-) -> list[float]:
-    """Per level, the share of items whose entries up to there are those that a new item like them would get."""
-    same_NL = codes_NL == nearest_codes(vectors_ND, codebooks_LCD, entries)
-    return [float(share) for share in np.logical_and.accumulate(same_NL, axis=1).mean(axis=0)]

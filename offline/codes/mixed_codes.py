@@ -15,7 +15,7 @@ from model_store.code_assignment import make_unique, nearest_codes
 from model_store.item_codes import CODEBOOK_SIZE, LEVEL_LETTERS
 from offline.codes.balanced_kmeans import balanced_kmeans, cluster_means
 from offline.codes.config import CodesConfig
-from offline.codes.quantization import Quantization, collision_report, unexplained
+from offline.codes.quantization import Quantization, at_nearest_entry, collision_report, unexplained
 from offline.codes.residual_kmeans import residual_kmeans
 
 _JOINT_LEVELS = 2
@@ -63,5 +63,6 @@ def mixed_codes(
         report={
             **collision_report(raw, codes, entries, moved),
             "unexplained_variance": unexplained(vectors_ND - quantized, vectors_ND, known_N),
+            "share_at_nearest_entry": at_nearest_entry(raw, vectors_ND, codebooks, entries),
         },
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.code_assignment import nearest_codes
 from model_store.item_codes import LEVEL_LETTERS
 
 _SERVING = "serving."
@@ -99,6 +100,14 @@ def level_sizes(codes_NL: NDArray[np.uint8]) -> dict[str, Any]:
         children = np.unique(prefixes, axis=0, return_counts=True)[1] if level else np.array([len(prefixes)])
         single.append(float((children == 1).mean()))
     return {"items_per_entry": items_per_entry, "single_child_nodes": single}
+
+
+def at_nearest_entry(
+    codes_NL: NDArray[np.uint8], vectors_ND: NDArray[np.float32], codebooks_LCD: NDArray[np.float32], entries: int
+) -> list[float]:
+    """Per level, the share of items whose entries up to there are those that a new item like them would get."""
+    same_NL = codes_NL == nearest_codes(vectors_ND, codebooks_LCD, entries)
+    return [float(share) for share in np.logical_and.accumulate(same_NL, axis=1).mean(axis=0)]
 
 
 def unexplained(

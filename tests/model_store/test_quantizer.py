@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -44,8 +45,7 @@ def trained(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("kind", ["kmeans", "codebooks"])
-@pytest.mark.parametrize("source", INPUTS)
+@pytest.mark.parametrize(("kind", "source"), [*itertools.product(("kmeans", "codebooks"), INPUTS), ("kmeans", "all")])
 def test_items_of_the_catalogue_get_the_codes_they_have(trained, kind, source):
     vectors, behaviour, quantization, quantizer = trained(kind, source)
     codes = quantizer.code_of(vectors.text_NX, behaviour, set())
@@ -59,8 +59,15 @@ def test_items_of_the_catalogue_get_the_codes_they_have(trained, kind, source):
     assert (codes[alone] == quantization.codes_NL[alone]).all()
 
 
-@pytest.mark.parametrize("kind", ["kmeans", "codebooks", "random"])
-@pytest.mark.parametrize("source", INPUTS)
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        *itertools.product(("kmeans", "codebooks", "random"), INPUTS),
+        ("kmeans", "all"),
+        ("dual", "concat"),
+        ("mixed", "all"),
+    ],
+)
 def test_new_items_get_codes_that_nobody_has_from_text_alone(trained, kind, source):
     vectors, _, quantization, quantizer = trained(kind, source)
     taken = packed_codes(quantization.codes_NL)
@@ -77,6 +84,15 @@ def test_an_item_whose_own_code_is_taken_moves_as_little_as_there_is_room(traine
     taken = set(packed_codes(quantization.codes_NL).tolist())
     codes = quantizer.code_of(vectors.text_NX, behaviour, taken)
     assert (codes[:, :3] == quantization.codes_NL[:, :3]).all()
+
+
+@pytest.mark.parametrize(("kind", "source"), [("dual", "concat"), ("mixed", "all")])
+def test_an_item_of_the_catalogue_gets_the_entries_nearest_to_it_in_balanced_codes_too(trained, kind, source):
+    vectors, behaviour, quantization, quantizer = trained(kind, source)
+    codes = quantizer.code_of(vectors.text_NX, behaviour, set())
+    at_nearest = quantization.report["share_at_nearest_entry"]
+    assert at_nearest == sorted(at_nearest, reverse=True)
+    assert (codes[:, 0] == quantization.codes_NL[:, 0]).mean() == pytest.approx(at_nearest[0])
 
 
 @settings(max_examples=25, deadline=None)

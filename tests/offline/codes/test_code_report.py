@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline.codes.code_report import categories_of, code_report, majority_votes, neighbours_kept, write_code_report
-from offline.codes.quantization import Quantization, collision_report
+from offline.codes.quantization import Quantization, collision_report, level_sizes
 from tests.offline.codes.made_items import made_catalog
 
 
@@ -79,6 +79,15 @@ def test_collisions_and_use_of_entries_are_counted():
     assert [level["distinct_prefixes"] for level in report["levels"]] == [2, 3, 3, 4]
     assert report["levels"][0]["perplexity"] == pytest.approx(np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))
     assert report["levels"][2]["perplexity"] == pytest.approx(1)
+
+
+def test_the_levels_say_how_many_items_an_entry_has_and_where_there_is_nothing_to_decide():
+    levels = code_report(*shop())["levels"]
+    assert [level["items_per_entry"] for level in levels] == [[12, 12], [1, 1], [36, 36], [36, 36]]
+    assert [level["single_child_nodes"] for level in levels] == [0, 0, 1, 1]
+    some = level_sizes(np.array([(0, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 0), (1, 7, 2, 2)], np.uint8))
+    assert some["items_per_entry"] == [[1, 3], [1, 2], [1, 3], [1, 2]]
+    assert some["single_child_nodes"] == [0, 0.5, 1, pytest.approx(2 / 3)]
 
 
 def test_popular_items_are_shown_with_those_that_share_most_of_their_code():

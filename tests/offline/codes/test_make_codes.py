@@ -12,7 +12,9 @@ from offline.recipe import load_recipe
 from tests.offline.codes.made_items import BEHAVIOUR_SIZE, TEXT_SIZE, made_vectors, quick_config
 
 KINDS = ("kmeans", "codebooks", "random")
-INPUTS = ("joint", "behaviour", "text", "concat")
+INPUTS = ("joint", "behaviour", "text", "concat", "all")
+PARTED = {"dual": "concat", "mixed": "all"}
+"""Kinds that take one input alone."""
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,10 +122,10 @@ def test_without_alignment_entries_have_no_place_among_the_texts(settings):
     assert make_codes(vectors, vectors.text_NX, quick_config(**settings), 0).token_vectors_LCH is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *PARTED])
 def test_codes_and_what_serves_them_survive_a_file(kind, tmp_path):
     vectors, _ = made_vectors(100)
-    made = make_codes(vectors, vectors.text_NX, quick_config(kind=kind, input="concat"), 0)
+    made = make_codes(vectors, vectors.text_NX, quick_config(kind=kind, input=PARTED.get(kind, "concat")), 0)
     np.savez(tmp_path / "codes.npz", **made.as_arrays())
     with np.load(tmp_path / "codes.npz", allow_pickle=False) as stored:
         read = Quantization.from_arrays({name: stored[name] for name in stored.files})
