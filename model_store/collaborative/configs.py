@@ -118,7 +118,7 @@ class DINConfig(EncoderConfig):
     """Settings of the encoder that reads a history from where a candidate stands."""
 
     kind: str = field(default="din", init=False)
-    epochs: int = 15
+    epochs: int = 8
     learning_rate: float = 1e-3
     """The highest, at the end of the warm-up."""
     warmup: float = 0.1
