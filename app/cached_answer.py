@@ -4,7 +4,7 @@ It says what `app.draft` would say of the same request, field by field (a proper
 build the parts between. Where anything is out of the ordinary it gives no answer, and the recommender takes over.
 """
 
-from collections.abc import Sequence
+import struct
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress
@@ -82,67 +82,89 @@ def cached_answer(
     stale = age_s > max_age_s or (bool(history) and entry.history_digest != history_digest(history))
     if stale and wanted.fresh:
         return None
-    hidden = set(history)
-    hidden.update(stored.withheld)
-    if wanted.exclude:
-        hidden.update(item.encode() for item in wanted.exclude)
-    best = _best(model, entry, hidden, wanted.item_filter, needed)
+    best = _first(model, entry, stored, wanted, needed) or _best(model, entry, stored, wanted, needed)
     if best is None:
         return None
     source: Source = "stale_cache" if stale else "cache"
     recommendation_id = next_recommendation_id()
-    page = best[wanted.offset :]
-    body = orjson.dumps(
-        {
-            "recommendation_id": recommendation_id,
-            "user_id": user_id,
-            "items": [
-                {"item_id": item_id, "rank": rank, "score": score, "code": code, "reason": "cache"}
-                for rank, ((_, item_id, _, code), score) in enumerate(page, wanted.offset + 1)
-            ],
-            "source": source,
-            "model_version": model.version,
-            "generated_at": _time_text(now - age_s),
-            "age_s": round(age_s, 3),
-            "degraded": False,
-            "shortfall_reason": None,
-            "not_applied": {},
-        }
+    page = best[wanted.offset :] if wanted.offset else best
+    body = _BODY % (
+        recommendation_id.encode(),
+        orjson.dumps(user_id),
+        b",".join(
+            [
+                b"".join((item[3], rank, _SCORES[bits] or _score(bits), item[4]))
+                for (item, bits), rank in zip(page, _ranks(wanted.offset, wanted.n), strict=True)
+            ]
+        ),
+        source.encode(),
+        orjson.dumps(model.version),
+        _time_text(now - age_s),
+        orjson.dumps(round(age_s, 3)),
     )
-    item_ids = [item_id for (_, item_id, _, _), _ in page]
+    item_ids = [item[1] for item, _ in page]
     return CachedAnswer(recommendation_id, body, item_ids, source, age_s, _any_known(model, history))
 
 
+_BODY = (
+    b'{"recommendation_id":"%b","user_id":%b,"items":[%b],"source":"%b","model_version":%b,"generated_at":"%b",'
+    b'"age_s":%b,"degraded":false,"shortfall_reason":null,"not_applied":{}}'
+)
+_SCORES: list[bytes] = [b""] * (1 << 16)
+"""The JSON of every score that was shown before, by its bits."""
+
+
+def _score(bits: int) -> bytes:
+    (score,) = _HALF.unpack(_BITS.pack(bits))
+    text = _SCORES[bits] = orjson.dumps(score)
+    return text
+
+
+_HALF, _BITS = struct.Struct("<e"), struct.Struct("<H")
+
+
+@lru_cache(maxsize=256)
+def _ranks(offset: int, n: int) -> tuple[bytes, ...]:
+    """What stands between an item and its score: its rank."""
+    return tuple(b'%d,"score":' % rank for rank in range(offset + 1, offset + n + 1))
+
+
+def _first(
+    model: ServedModel, entry: PlainEntry, stored: StoredUser, wanted: Wanted, needed: int
+) -> list[tuple[KnownItem, int]] | None:
+    """The first `needed` items of the entry, if all of them may be shown to everybody and to this user: mostly so."""
+    if wanted.exclude or wanted.item_filter != EVERYTHING_IN_STOCK:
+        return None
+    items = model.items_by_code.of(entry.codes[:needed])
+    if items is None or len(items) < needed:
+        return None
+    known = [item for item in items if item is not None]
+    shown = {item[2] for item in known}
+    if len(shown) < needed or not (shown.isdisjoint(stored.history) and shown.isdisjoint(stored.withheld)):
+        return None
+    in_stock = model.eligibility.in_stock
+    if False in [in_stock[item[0]] for item in known]:
+        return None
+    return list(zip(known, entry.score_bits, strict=False))
+
+
 def _best(
-    model: ServedModel, entry: PlainEntry, hidden: set[bytes], item_filter: ItemFilter, needed: int
-) -> list[tuple[KnownItem, float]] | None:
+    model: ServedModel, entry: PlainEntry, stored: StoredUser, wanted: Wanted, needed: int
+) -> list[tuple[KnownItem, int]] | None:
     """The first `needed` items of the entry that may be shown, None where there are fewer or that is not certain."""
-    if len(set(entry.codes)) < len(entry.codes):
+    if len(set(entry.codes)) < len(entry.codes) or (items := model.items_by_code.of(entry.codes)) is None:
         return None
-    # Mostly the first are enough; what need not be looked at is not.
-    unseen = _unseen(model, entry.codes[:needed], entry.scores[:needed], hidden)
-    if unseen is not None and len(unseen) == needed and all(_allowed(model, unseen, item_filter)):
-        return unseen
-    unseen = _unseen(model, entry.codes, entry.scores, hidden)
-    if unseen is None or len(unseen) < needed:
-        return None
-    best = list(compress(unseen, _allowed(model, unseen, item_filter)))[:needed]
+    hidden = {*stored.history, *stored.withheld, *(item.encode() for item in wanted.exclude)}
+    unseen = [
+        (item, bits)
+        for item, bits in zip(items, entry.score_bits, strict=True)
+        if item is not None and item[2] not in hidden
+    ]
+    best = list(compress(unseen, _allowed(model, unseen, wanted.item_filter)))[:needed]
     return best if len(best) == needed else None
 
 
-def _unseen(
-    model: ServedModel, codes: Sequence[int], scores: Sequence[float], hidden: set[bytes]
-) -> list[tuple[KnownItem, float]] | None:
-    """The items of codes that are known and not hidden, each with its score; None where that is uncertain."""
-    items = model.items_by_code.of(codes)
-    if items is None:
-        return None
-    return [
-        (item, score) for item, score in zip(items, scores, strict=True) if item is not None and item[2] not in hidden
-    ]
-
-
-def _allowed(model: ServedModel, items: list[tuple[KnownItem, float]], item_filter: ItemFilter) -> list[bool]:
+def _allowed(model: ServedModel, items: list[tuple[KnownItem, int]], item_filter: ItemFilter) -> list[bool]:
     """Which of these items the catalogue-wide filter lets through."""
     if item_filter == EVERYTHING_IN_STOCK:
         in_stock = model.eligibility.in_stock
@@ -154,9 +176,11 @@ def _allowed(model: ServedModel, items: list[tuple[KnownItem, float]], item_filt
 
 def _any_known(model: ServedModel, history: list[bytes]) -> bool:
     # The newest is nearly always in the catalogue.
+    if history and history[-1].decode(errors="replace") in model.catalog:
+        return True
     return any(item.decode(errors="replace") in model.catalog for item in reversed(history))
 
 
 @lru_cache(maxsize=4096)
-def _time_text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+def _time_text(seconds: float) -> bytes:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").encode()

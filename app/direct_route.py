@@ -17,7 +17,7 @@ from app.access import admit
 from app.dependencies import Services, check_query
 from app.problems import Problem, render
 from app.recommendation import Wanted
-from app.request_boundary import SOURCE
+from app.request_boundary import JSON_ANSWER, SOURCE
 from app.routes.recommendations import recommend_to_user, router
 from app.scenarios import NO_SCENARIOS, Scenarios
 from app.schemas import RecommendParameters
@@ -30,7 +30,7 @@ _ROUTE: Final = next(route for route in router.routes if getattr(route, "endpoin
 
 
 class DirectRoute:
-    """Wraps an ASGI application, whose `state.services` answer."""
+    """Wraps an ASGI application, whose `state.services` answer. What it answers, `app.request_boundary` sends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,10 +53,7 @@ class DirectRoute:
         except Problem as problem:
             await render(problem, scope.get("request_id"))(scope, receive, send)
             return
-        scope[SOURCE], body = await services.recommender.answer(user_id, wanted)
-        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        scope[SOURCE], scope[JSON_ANSWER] = await services.recommender.answer(user_id, wanted)
 
 
 def read_parameters(query: bytes, scenarios: Scenarios = NO_SCENARIOS) -> Wanted | None:

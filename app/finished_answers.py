@@ -28,7 +28,7 @@ class FinishedAnswers:
         self._attribution = attribution
         self._write_back = write_back
         self._tracing = telemetry.tracing
-        self._items = ByLabels(telemetry.items)
+        self._items = ByLabels(telemetry.items, telemetry.batches)
 
     def passed(
         self,

@@ -37,7 +37,7 @@ class Freshness:
     def __init__(self, cache: RecommendationCache, telemetry: Telemetry) -> None:
         self._cache = cache
         self._telemetry = telemetry
-        self._answers = ByLabels(telemetry.personal_answers)
+        self._answers = ByLabels(telemetry.personal_answers, telemetry.batches)
         self._served: dict[int, AnswerCounts] = {}
         self._demand: Counter[str] = Counter()
         self._flushing = asyncio.Lock()

@@ -2,18 +2,26 @@
 
 A head (request line and headers) has a largest size, a largest number of headers and a time to arrive; an answer has a
 time to be taken; what is not HTTP is answered by a problem too.
+
+To an application it offers, as the ASGI extension `WHOLE_ANSWER`, to send an answer in one piece.
 """
 
 import asyncio
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.problems import problem_response
 from app.security_headers import SECURITY_HEADERS
 
 MAX_HEAD_BYTES = 1 << 16
 MAX_HEADERS = 100
+WHOLE_ANSWER = "tessera.whole_answer"
+"""Of an ASGI scope's extensions: a function that takes an answer's header lines, each with its line end, and its body,
+and sends them with status 200. The lines must be valid, with a content-length and without `connection`. It sends
+nothing and returns False where the answer has to go through `send`."""
 
 
 class _HeadTooLarge(Exception):
@@ -94,6 +102,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._too_large = True
             raise _HeadTooLarge
         super().on_headers_complete()
+        # The application begins after this, and `self.cycle` may be that of the next request when it answers.
+        answer_whole: Any = partial(self._answer_whole, self.cycle)
+        self.scope["extensions"] = {WHOLE_ANSWER: answer_whole}
 
     def on_message_complete(self) -> None:
         """The next bytes are those of another head."""
@@ -119,6 +130,16 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
         self.transport.close()
 
+    def _answer_whole(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
+        if cycle.response_started or cycle.disconnected or not cycle.keep_alive or self.flow.write_paused:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        self.transport.write(b"%b%b\r\n%b" % (_first_lines(self.server_state.default_headers), head, body))
+        cycle.on_response()
+        return True
+
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_late)
 
@@ -136,3 +157,25 @@ class HttpProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+class _FirstLines:
+    """The status line and the server's own headers, of which the date changes once a second: as a new list."""
+
+    def __init__(self) -> None:
+        self._headers: Sequence[tuple[bytes, bytes]] | None = None
+        self._lines = b""
+
+    def __call__(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers = headers
+            self._lines = STATUS_LINE[200] + header_lines(headers)
+        return self._lines
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are sent, each with its line end."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+_first_lines = _FirstLines()

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+import orjson
 
 from model_store.catalog import Catalog
 from model_store.item_codes import CODE_TEMPLATE, ItemCodes
 
 _REPLACED = "\ufffd"
 MAX_KEPT = 1 << 15
-"""Codes kept: some 10 MB. A catalogue with more items mostly recommends a part of them."""
+"""Codes kept: some 14 MB. A catalogue with more items mostly recommends a part of them."""
 
 
-KnownItem: TypeAlias = tuple[int, str, bytes, str]
-"""An item's row in the catalogue, its id, its id as histories have it, and its code as the model writes it.
+KnownItem: TypeAlias = tuple[int, str, bytes, bytes, bytes]
+"""An item's row in the catalogue, its id, its id as histories have it, and its JSON in a cached answer: what is before
+its rank, and what comes after its score.
 
 A plain tuple: the garbage collector does not walk those.
 """
@@ -70,4 +72,6 @@ class ItemsByCode:
         if row < 0:
             return None
         item_id = self._catalog.item_ids[row]
-        return row, item_id, item_id.encode(), CODE_TEMPLATE % tuple(levels)
+        before = b'{"item_id":%b,"rank":' % orjson.dumps(item_id)
+        after = b',"code":%b,"reason":"cache"}' % orjson.dumps(CODE_TEMPLATE % tuple(levels))
+        return row, item_id, item_id.encode(), before, after

@@ -1,6 +1,7 @@
 """The API process: `create_app` wires it, `serve` runs it with one worker or several."""
 
 import asyncio
+import gc
 import os
 import tempfile
 import time
@@ -16,11 +17,12 @@ from app import openapi_examples, problems, structured_logging
 from app.access import Access
 from app.api_keys import refuse_open_bind
 from app.direct_route import DirectRoute
-from app.gorse.router import router as gorse_router
+from app.gorse import health_routes, item_routes, list_routes, user_routes
 from app.http_protocol import HttpProtocol
 from app.key_file import read_keys
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.request_boundary import RequestBoundary
+from app.routers import take_routes
 from app.routes import (
     blocks,
     catalogue,
@@ -82,7 +84,6 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         redoc_url=None,
         # It would answer with an address made of the Host header.
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.access = access
     problems.install(app)
@@ -98,13 +99,13 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
             allow_headers=["Content-Type", "X-API-Key", "X-API-Version", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    for routes in (
+    for module in (
         *(recommendations, ranking, why_not, blocks, events),
         # `overview` before `items`: a lookup of several is no item's id.
         *(overview, items, catalogue, models, refresh, export, health, metrics, quality, dashboard),
+        *(list_routes, item_routes, user_routes, health_routes),
     ):
-        app.include_router(routes.router)
-    app.include_router(gorse_router)
+        take_routes(app, module.router)
     return app
 
 
@@ -145,6 +146,8 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
     if workers == 1:
         uvicorn.run(create_app(settings), **options)
         return
+    # Off, perhaps, for a start that its children make.
+    gc.enable()
     with _environment_of_workers(settings):
         uvicorn.run("app.main:app_from_environment", factory=True, workers=workers, **options)
 

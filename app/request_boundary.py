@@ -9,6 +9,7 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http_protocol import WHOLE_ANSWER, header_lines
 from app.problems import Problem, crash, render
 from app.random_ids import RandomIds
 from app.request_limits import RequestLimits
@@ -20,6 +21,8 @@ from app.traffic import Traffic
 
 SOURCE = "tessera_source"
 """Key of the ASGI scope under which a route leaves the source of its answer."""
+JSON_ANSWER = "tessera_json"
+"""Key under which what is wrapped may leave the JSON of a 200, instead of sending it."""
 
 _UNTRACED = ("/health/", "/api/health/", "/metrics")
 """Asked every few seconds by machines."""
@@ -27,6 +30,8 @@ _UNTRACED = ("/health/", "/api/health/", "/metrics")
 _logger = logging.getLogger(__name__)
 _REQUEST_IDS = RandomIds(8)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_JSON = (b"content-type", b"application/json")
+_LAST_LINES = header_lines((_JSON, *SECURITY_HEADERS))
 
 
 class RequestBoundary:
@@ -54,7 +59,7 @@ class RequestBoundary:
             return
         begin = perf_counter()
         status, started = 500, False
-        request_id, declared, chunked = _headers(scope)
+        request_id, declared, chunked, origin = _headers(scope)
         scope["request_id"] = request_id
         token = REQUEST_ID.set(request_id)
         tracing = self._telemetry.tracing
@@ -76,6 +81,11 @@ class RequestBoundary:
             if declared is not None or chunked:
                 receive = await self._limits.bounded(declared, receive)
             await self._app(scope, receive, send_with_id)
+            if (body := scope.get(JSON_ANSWER)) is not None:
+                status = 200
+                # To an answer for a page of another origin, a layer around this one may add headers.
+                if origin or not _answered_whole(scope, request_id, body):
+                    await _send_json(body, send_with_id)
         except Problem as refused:
             await render(refused, request_id)(scope, receive, send_with_id)
         except Exception:
@@ -111,9 +121,24 @@ def request_id_of(scope: Scope) -> str:
     return _headers(scope)[0]
 
 
-def _headers(scope: Scope) -> tuple[str, bytes | None, bool]:
-    """The request's id, ours where it brings none; the length it declares; whether it comes in chunks."""
-    request_id, declared, chunked = None, None, False
+def _answered_whole(scope: Scope, request_id: str, body: bytes) -> bool:
+    """Send an answer in one piece, where the server offers that."""
+    extensions = scope.get("extensions")
+    if extensions is None or (answer_whole := extensions.get(WHOLE_ANSWER)) is None:
+        return False
+    head = b"content-length: %d\r\nx-request-id: %b\r\n%b" % (len(body), request_id.encode(), _LAST_LINES)
+    return bool(answer_whole(head, body))
+
+
+async def _send_json(body: bytes, send: Send) -> None:
+    headers = [(b"content-length", b"%d" % len(body)), _JSON]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _headers(scope: Scope) -> tuple[str, bytes | None, bool, bool]:
+    """The request's id, ours where it brings none; the length it declares; whether it comes in chunks, is a page's."""
+    request_id, declared, chunked, origin = None, None, False, False
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if request_id is None and _SANE_ID.fullmatch(value):
@@ -122,7 +147,9 @@ def _headers(scope: Scope) -> tuple[str, bytes | None, bool]:
             declared = value
         elif name == b"transfer-encoding":
             chunked = True
-    return request_id or _REQUEST_IDS.next(), declared, chunked
+        elif name == b"origin":
+            origin = True
+    return request_id or _REQUEST_IDS.next(), declared, chunked, origin
 
 
 def _route(scope: Scope) -> str:

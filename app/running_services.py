@@ -100,9 +100,9 @@ async def running_services(
             task.add_done_callback(_report_crash)
             tasks.append(task)
         # The catalogue is millions of small objects that live as long as the process; walking them at every full
-        # collection would stop requests for tens of milliseconds.
-        gc.collect()
+        # collection would stop requests for tens of milliseconds. So would collecting now; there is next to nothing.
         gc.freeze()
+        gc.enable()
         yield Services(
             settings=settings,
             scenarios=scenarios,

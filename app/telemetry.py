@@ -18,6 +18,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from app.batched_metrics import MetricBatches
 from app.latency_windows import LatencyWindows
 from app.process_metrics import ProcessGauges
 from app.structured_logging import TRACE_ID
@@ -37,15 +38,19 @@ def latency_buckets() -> tuple[float, ...]:
 
 
 class ByLabels(dict[tuple[Any, ...], Any]):
-    """A metric's children by their label values: the library looks them up slower, behind a lock."""
+    """A metric's children by their label values, in batches: the library looks them up slower, behind a lock."""
 
-    def __init__(self, metric: Counter | Histogram) -> None:
+    def __init__(self, metric: Counter | Histogram, batches: MetricBatches) -> None:
         super().__init__()
         self._metric = metric
+        self._batches = batches
 
     def __missing__(self, labels: tuple[Any, ...]) -> Any:
-        child = self[labels] = self._metric.labels(*labels)
-        return child
+        child = self._metric.labels(*labels)
+        batches = self._batches
+        part = batches.histogram(child) if isinstance(child, Histogram) else batches.counter(child)
+        self[labels] = part
+        return part
 
 
 class Telemetry:
@@ -60,6 +65,7 @@ class Telemetry:
         self.tracing = tracing
         self._registry = registry = CollectorRegistry()
         self._folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        self.batches = MetricBatches()
         self._record: dict[tuple[str, str, int, str], Callable[[float], None]] = {}
         buckets = latency_buckets()
         self.latency = LatencyWindows(buckets, Path(self._folder) if self._folder else None, clock=clock)
@@ -76,6 +82,7 @@ class Telemetry:
             registry=registry,
             buckets=buckets,
         )
+        self._request_seconds = ByLabels(self.request_seconds, self.batches)
         self.stage_seconds = Histogram(
             "tessera_stage_seconds",
             "Time in one stage of a recommendation.",
@@ -83,7 +90,7 @@ class Telemetry:
             registry=registry,
             buckets=buckets,
         )
-        self.stage_by_name = ByLabels(self.stage_seconds)
+        self.stage_by_name = ByLabels(self.stage_seconds, self.batches)
         self.items = Counter(
             "tessera_items", "Items recommended, by the part that gave them.", ("reason",), registry=registry
         )
@@ -151,11 +158,13 @@ class Telemetry:
             ("what", "reason"),
             registry=registry,
         )
-        self.cache_age_seconds = Histogram(
-            "tessera_cache_age_seconds",
-            "Age of the entries answers came from.",
-            registry=registry,
-            buckets=(60, 600, 3600, 6 * 3600, 86400, 2 * 86400, 7 * 86400, 14 * 86400),
+        self.cache_age_seconds = self.batches.histogram(
+            Histogram(
+                "tessera_cache_age_seconds",
+                "Age of the entries answers came from.",
+                registry=registry,
+                buckets=(60, 600, 3600, 6 * 3600, 86400, 2 * 86400, 7 * 86400, 14 * 86400),
+            )
         )
         self.cache_unavailable = Counter(
             "tessera_cache_unavailable",
@@ -225,11 +234,13 @@ class Telemetry:
             self.tracing.record(name, self.tracing.here(), seconds)
 
     def exposition(self) -> bytes:
-        """The Prometheus text of all workers."""
+        """The Prometheus text of all workers; of others, as of some hundredths of a second ago."""
+        self.batches.count()
         return generate_latest(self._all_workers())
 
     def close(self) -> None:
         """Take this process's gauges out of the sums, and send what spans are left; its counts stay."""
+        self.batches.count()
         if self._folder is not None:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
         if self.tracing is not None:
@@ -237,8 +248,8 @@ class Telemetry:
 
     def _recorder(self, method: str, route: str, status: int, source: str) -> Callable[[float], None]:
         """What counts a request of one kind: looking up labels each time would take longer than counting."""
-        count = self.requests.labels(method, route, status, source).inc
-        observe = self.request_seconds.labels(route, source).observe
+        count = self.batches.counter(self.requests.labels(method, route, status, source)).inc
+        observe = self._request_seconds[route, source].observe
         in_windows = partial(self.latency.record, self.latency.series(route, source))
 
         def record(seconds: float) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from benchmarks.server_process import ROOT
 
 _RECEIVE_BYTES = 1 << 16
-_OPENING_S = 0.25
+OPENING_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _generate(port: int, connections: int, duration_s: float, requests: Sequence
             pending[connection] = clock()
             connection.sendall(requests[sent % users])
             sent += 1
-        begin, busy_begin = clock() + int(_OPENING_S * 1e9), 0.0
+        begin, busy_begin = clock() + int(OPENING_S * 1e9), 0.0
         end = begin + int(duration_s * 1e9)
         while pending:
             for key, _ in selector.select():
@@ -134,7 +134,7 @@ def _generate_at(
     users = len(requests)
     clock = time.perf_counter_ns
     gap_ns = 1e9 / rate
-    first_counted, last = int(rate * _OPENING_S), int(rate * (_OPENING_S + duration_s))
+    first_counted, last = int(rate * OPENING_S), int(rate * (OPENING_S + duration_s))
     took_ns = array("q")
     sent = unexpected = 0
     idle = [_connect(port) for _ in range(connections)]
@@ -159,7 +159,7 @@ def _generate_at(
     whole_s = (clock() - begin) / 1e9
     for connection in idle:
         connection.close()
-    return _summary(took_ns, unexpected, whole_s - _OPENING_S, (time.process_time() - busy_begin) / whole_s)
+    return _summary(took_ns, unexpected, whole_s - OPENING_S, (time.process_time() - busy_begin) / whole_s)
 
 
 def _summary(took_ns: "array[int]", unexpected: int, seconds: float, busy: float) -> Load:

@@ -23,7 +23,7 @@ from app import embedded_redis
 from app.settings import Settings
 from benchmarks import harness
 from benchmarks.harness import Claim, Report, Spread, Table
-from benchmarks.http_load import Load, load
+from benchmarks.http_load import OPENING_S, Load, load
 from benchmarks.server_process import started
 from model_store.bundle import Bundle
 from model_store.cache_entries import CacheEntry, history_digest
@@ -107,6 +107,8 @@ def _measure(settings: Settings, bundle: Bundle, url: str, seconds: float, round
             module = ["benchmarks.bare_app", kind, str(body_file)]
             servers[name] = stack.enter_context(started(module, _PATH, variables))
 
+        answer_us: dict[str, list[float]] = {name: [] for name in servers if name != TWO}
+
         def loaded(name: str, connections: int, rate: float | None = None) -> Load:
             marker = _OURS if name in (TESSERA, TWO) else _THEIRS
             port = servers[name].port
@@ -115,8 +117,18 @@ def _measure(settings: Settings, bundle: Bundle, url: str, seconds: float, round
         harness.progress("warming up")
         for name in (TESSERA, TWO):
             loaded(name, _MANY)
+
+        def with_processor_time(name: str) -> Load:
+            before = servers[name].processor_s()
+            run = loaded(name, _MANY)
+            if name in answer_us:
+                # The first of a run are answered and not counted.
+                answers = run.requests + run.per_second * OPENING_S
+                answer_us[name].append((servers[name].processor_s() - before) / answers * 1e6)
+            return run
+
         harness.progress(f"{rounds} rounds of {_MANY} connections")
-        many = _in_turn(rounds, {name: lambda name=name: loaded(name, _MANY) for name in servers})
+        many = _in_turn(rounds, {name: lambda name=name: with_processor_time(name) for name in servers})
         harness.progress(f"{rounds} rounds of 1 connection")
         one = _in_turn(rounds, {name: lambda name=name: loaded(name, 1) for name in (TESSERA, READY, FLOOR)})
         rate = Spread.of(run.per_second for run in many[TESSERA]).median / 2
@@ -125,7 +137,7 @@ def _measure(settings: Settings, bundle: Bundle, url: str, seconds: float, round
             rounds, {name: lambda name=name: loaded(name, _OPEN_CONNECTIONS, rate) for name in (TESSERA, READY, FLOOR)}
         )
         memory = servers[TESSERA].resident_mib()
-    return _report(many, one, half, f"{rounds} runs of {seconds:g} s", rate, len(body), memory)
+    return _report(many, one, half, answer_us, f"{rounds} runs of {seconds:g} s", rate, len(body), memory)
 
 
 def _in_turn(rounds: int, sides: dict[str, Callable[[], Load]]) -> dict[str, list[Load]]:
@@ -146,6 +158,7 @@ def _report(
     many: dict[str, list[Load]],
     one: dict[str, list[Load]],
     half: dict[str, list[Load]],
+    answer_us: dict[str, list[float]],
     runs: str,
     rate: float,
     body_bytes: int,
@@ -166,6 +179,11 @@ def _report(
             _table(f"{_MANY} connections, body of {body_bytes} bytes: median (min..max) of {runs}", many),
             _table(f"1 connection, {runs}", one),
             _table(f"open loop, {rate:.0f} requests/s on {_OPEN_CONNECTIONS} connections, {runs}", half),
+            Table(
+                f"processor time of one answer, {_MANY} connections, {runs}",
+                ("", "us"),
+                [(name, Spread.of(taken)) for name, taken in answer_us.items()],
+            ),
             Table(
                 "tessera, throughput round by round",
                 ("against", "x"),

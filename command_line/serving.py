@@ -1,5 +1,6 @@
 """`tessera serve`, `tessera decoder` and `tessera demo`."""
 
+import gc
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +29,8 @@ def serve(
     ] = None,
 ) -> None:
     """Answer recommendations over HTTP."""
+    # What a start makes, it keeps; the service turns it on again when it is ready.
+    gc.disable()
     from app.decoder.child import DecoderChild
     from app.decoder.settings import decoder_settings
     from app.main import serve as run_server

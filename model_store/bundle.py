@@ -66,7 +66,9 @@ class Bundle:
     @cached_property
     def catalog(self) -> Catalog:
         """The items."""
-        return Catalog.from_table(pq.read_table(self.path / "items.parquet"))
+        # Not `read_table`: where pandas is installed that imports it, which takes longer than the whole start.
+        with pq.ParquetFile(self.path / "items.parquet") as file:
+            return Catalog.from_table(file.read())
 
     @cached_property
     def item_codes(self) -> ItemCodes:

@@ -89,13 +89,13 @@ class PlainEntry(NamedTuple):
 
     Attributes:
         codes: each code as one big-endian number (`ItemCodes.packed`), best first.
-        scores: the items' log-probabilities.
+        score_bits: the items' log-probabilities, each a float16 as a number of 16 bits.
         history_digest: of the history it was decoded from.
         decoded_at: Unix seconds.
     """
 
     codes: tuple[int, ...]
-    scores: tuple[float, ...]
+    score_bits: tuple[int, ...]
     history_digest: int
     decoded_at: int
 
@@ -107,10 +107,10 @@ class PlainEntry(NamedTuple):
             CacheEntryUnreadable: another format, or a length that does not fit the header.
         """
         _, count, decoded_at, digest = _header(value)
-        codes, scores = _lists(count)
+        codes, bits = _lists(count)
         return cls(
             codes.unpack_from(value, _HEADER.size),
-            scores.unpack_from(value, _HEADER.size + codes.size),
+            bits.unpack_from(value, _HEADER.size + codes.size),
             digest,
             decoded_at,
         )
@@ -124,7 +124,7 @@ def packed_bytes(count: int) -> int:
 @lru_cache(maxsize=256)
 def _lists(count: int) -> tuple[struct.Struct, struct.Struct]:
     """How so many codes and scores are read."""
-    return struct.Struct(f">{count}I"), struct.Struct(f"<{count}e")
+    return struct.Struct(f">{count}I"), struct.Struct(f"<{count}H")
 
 
 def _header(value: bytes) -> tuple[int, int, int, int]:

@@ -123,10 +123,10 @@ class Catalog:
                 titles=tuple(columns["title"].to_pylist()),
                 texts=tuple(columns["text"].to_pylist()),
                 categories=tuple(tuple(names) for names in columns["categories"].to_pylist()),
-                # A null price becomes NaN.
-                prices=columns["price"].to_numpy().astype(np.float32),
+                # A null price becomes NaN. Not `to_numpy`: where pandas is installed, that imports it.
+                prices=np.array(columns["price"].to_pylist(), dtype=np.float32),
                 attributes=tuple(json.loads(text) for text in columns["attributes"].to_pylist()),
-                available=columns["available"].to_numpy().astype(np.bool_),
+                available=np.array(columns["available"].to_pylist(), dtype=np.bool_),
             )
         # Arrow's cast errors are ValueErrors too, as is a JSON error; null where none may be makes a TypeError.
         except (ValueError, TypeError, pa.ArrowException) as error:

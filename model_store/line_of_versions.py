@@ -46,7 +46,8 @@ def known_places(store: ModelStore, base: Bundle, item_ids: Sequence[str]) -> Kn
     taken = [base.item_codes.packed]
     for sibling in _versions_beside(store, base):
         taken.append(sibling.item_codes.packed)
-        theirs = pq.read_table(sibling.path / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+        with pq.ParquetFile(sibling.path / "items.parquet") as file:
+            theirs = file.read(["item_id"])["item_id"].to_pylist()
         index_of = {item_id: index for index, item_id in enumerate(theirs)}
         for row, item_id in enumerate(item_ids):
             if not placed_M[row] and (index := index_of.get(item_id)) is not None:

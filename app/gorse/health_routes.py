@@ -1,14 +1,14 @@
 """Gorse's health checks."""
 
-from fastapi import APIRouter
-
 from app.dependencies import CurrentServices, NoQuery, Services
+from app.gorse.addresses import PREFIX, TAGS
 from app.gorse.schemas import Health
 from app.json_response import Json
 from app.problems import responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 
-router = APIRouter(prefix="/health", responses={200: {"model": Health}, **responses()})
+router = Router(prefix=f"{PREFIX}/health", tags=TAGS, responses={200: {"model": Health}, **responses()})
 
 
 @router.get("/live")

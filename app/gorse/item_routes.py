@@ -3,11 +3,12 @@
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query
+from fastapi import Body, Depends, Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
+from app.gorse.addresses import PREFIX, TAGS
 from app.gorse.answers import row_affected
 from app.gorse.items import MAX_ROWS, GorseItem, ItemAnswer, ItemSaid, ItemsAnswer, shown
 from app.gorse.schemas import ItemsParameters, RejectedRow, RowAffected
@@ -18,10 +19,11 @@ from app.item_views import ItemView, item_view, knows_item
 from app.json_response import Json
 from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from app.routes.catalogue import raise_reason, write_all, write_one
 from model_store.item_records import ItemChange, Operation
 
-router = APIRouter()
+router = Router(prefix=PREFIX, tags=TAGS)
 
 _READ = [Depends(require("read"))]
 _WRITE = [Depends(require("write"))]

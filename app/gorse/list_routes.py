@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 
 from app.dependencies import CurrentModel, CurrentServices, PathId, Services, check_write_back, require
 from app.event_problems import NotAReadType
+from app.gorse.addresses import PREFIX, TAGS
 from app.gorse.answers import scores
 from app.gorse.schemas import (
     CategoryPath,
@@ -21,10 +22,11 @@ from app.json_response import Json
 from app.problems import ItemNotFound, responses
 from app.recommendation import Wanted
 from app.request_boundary import SOURCE
+from app.routers import Router
 from app.routes.items import hidden_from, similar_to
 from app.served_model import ServedModel
 
-router = APIRouter(dependencies=[Depends(require("read"))])
+router = Router(prefix=PREFIX, tags=TAGS, dependencies=[Depends(require("read"))])
 
 _SCORES = {200: {"model": list[Score]}, **responses()}
 _NEIGHBORS = {200: {"model": list[Score]}, **responses(ItemNotFound)}

@@ -7,11 +7,12 @@ calls that would have to tell are refused.
 from hashlib import blake2b
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.event_problems import TooManyEvents
 from app.event_schemas import Event
+from app.gorse.addresses import PREFIX, TAGS
 from app.gorse.answers import row_affected
 from app.gorse.problems import NotStored
 from app.gorse.schemas import (
@@ -26,10 +27,11 @@ from app.gorse.schemas import (
 )
 from app.json_response import Json
 from app.problems import ItemNotFound, StorageUnavailable, responses
+from app.routers import Router
 from app.routes.events import forget, record
 from app.served_model import ServedModel
 
-router = APIRouter()
+router = Router(prefix=PREFIX, tags=TAGS)
 
 _READ = [Depends(require("read"))]
 _WRITE = [Depends(require("write"))]

@@ -1,16 +1,17 @@
 """Items that a user does not want to see again."""
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, require
 from app.event_problems import TooManyBlocks
 from app.json_response import Json
 from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from app.served_model import ServedModel
 from app.withheld_items import Blocks, BlocksChange
 
-router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
+router = Router(tags=["events"], responses=responses(StorageUnavailable))
 
 
 @router.get("/users/{user_id:path}/blocks", dependencies=[Depends(require("read"))], responses={200: {"model": Blocks}})

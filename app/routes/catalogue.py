@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.item_pages import ItemsPage, list_items
@@ -24,9 +24,10 @@ from app.json_response import Json
 from app.posted_rows import RowsBody
 from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from model_store.item_records import ItemChange
 
-router = APIRouter(prefix="/items", tags=["items"])
+router = Router(prefix="/items", tags=["items"])
 
 _BODY = RowsBody(
     ItemWrite,

@@ -3,9 +3,11 @@
 import hashlib
 from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-router = APIRouter(include_in_schema=False)
+from app.routers import Router
+
+router = Router(include_in_schema=False)
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.event_problems import TooManyEvents
@@ -15,6 +15,7 @@ from app.posted_rows import RowsBody
 from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
 from app.recorded_events import EventsRefused, NewEvent
+from app.routers import Router
 from app.schemas import MAX_EVENTS
 from app.served_model import ServedModel
 
@@ -27,7 +28,7 @@ _BODY = RowsBody(
     ],
 )
 
-router = APIRouter(tags=["events"], responses=responses(StorageUnavailable))
+router = Router(tags=["events"], responses=responses(StorageUnavailable))
 
 
 @router.post(

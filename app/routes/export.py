@@ -1,6 +1,6 @@
 """Everything that the service knows, to be kept or taken elsewhere."""
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from fastapi.responses import StreamingResponse
 
 from app.dependencies import CurrentServices, NoQuery, require
@@ -8,9 +8,10 @@ from app.exported_lines import begun, event_lines, item_lines
 from app.posted_rows import JSON_LINES
 from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from model_store.cache_keys import Keys
 
-router = APIRouter(
+router = Router(
     prefix="/export",
     tags=["export"],
     dependencies=[Depends(require("admin"))],

@@ -2,15 +2,14 @@
 
 import asyncio
 
-from fastapi import APIRouter
-
 from app.dependencies import CurrentServices, NoQuery, Services
 from app.json_response import Json
 from app.problems import responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from app.schemas import Dependency, Liveness, Readiness
 
-router = APIRouter(prefix="/health", tags=["health"], responses=responses())
+router = Router(prefix="/health", tags=["health"], responses=responses())
 
 _DECODER_TIMEOUT_S = 1.0
 

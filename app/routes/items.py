@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, PathId, Services, require
 from app.item_lists import latest_items, popular_items, similar_items
@@ -11,6 +11,7 @@ from app.popular_windows import WindowUnavailable
 from app.problems import ItemNotFound, WindowNotCounted, responses
 from app.published_models import published_models
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from app.schemas import (
     ItemListParameters,
     LatestAnswer,
@@ -22,7 +23,7 @@ from app.schemas import (
 from app.served_model import ServedModel
 from model_store.errors import UnknownItem
 
-router = APIRouter(tags=["items"], dependencies=[Depends(require("read"))])
+router = Router(tags=["items"], dependencies=[Depends(require("read"))])
 
 
 @router.get("/similar/{item_id:path}", responses={200: {"model": SimilarAnswer}, **responses(ItemNotFound)})

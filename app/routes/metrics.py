@@ -3,17 +3,18 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.dependencies import CurrentServices, NoQuery, require
 from app.json_response import Json
 from app.latency import latencies
 from app.problems import responses
+from app.routers import Router
 from app.schemas import LatencyAnswer, LatencyParameters
 from app.telemetry import latency_buckets
 
-router = APIRouter(tags=["metrics"], dependencies=[Depends(require("read"))], responses=responses())
+router = Router(tags=["metrics"], dependencies=[Depends(require("read"))], responses=responses())
 
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)

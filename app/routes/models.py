@@ -1,6 +1,6 @@
 """Which model version is served."""
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from app.activation import activate
 from app.admin_problems import ModelNotFound, ModelUnusable, NoEarlierModel, StoreReadOnly
@@ -8,8 +8,9 @@ from app.admin_schemas import ActivateAnswer
 from app.dependencies import CurrentServices, NoQuery, PathId, Services, require
 from app.json_response import Json
 from app.problems import StorageUnavailable, responses
+from app.routers import Router
 
-router = APIRouter(prefix="/models", tags=["models"], dependencies=[Depends(require("admin"))])
+router = Router(prefix="/models", tags=["models"], dependencies=[Depends(require("admin"))])
 
 
 @router.post(

@@ -1,16 +1,17 @@
 """What the dashboard reads."""
 
 import numpy as np
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from app.admin_schemas import DescribedItem, LookupAnswer, LookupBody, OverviewAnswer
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, require
 from app.json_response import Json
 from app.overview import overview
 from app.problems import responses
+from app.routers import Router
 from app.routes.health import readiness
 
-router = APIRouter(tags=["overview"], dependencies=[Depends(require("read"))], responses=responses())
+router = Router(tags=["overview"], dependencies=[Depends(require("read"))], responses=responses())
 
 
 @router.get("/overview", responses={200: {"model": OverviewAnswer}})

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import Field
 
 from app.dependencies import CurrentServices, require
@@ -10,9 +10,10 @@ from app.json_response import Json
 from app.problems import StorageUnavailable, responses
 from app.quality import MAX_DAYS, QualityAnswer, quality_of_days
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from app.schemas import Asked
 
-router = APIRouter(tags=["metrics"], dependencies=[Depends(require("read"))])
+router = Router(tags=["metrics"], dependencies=[Depends(require("read"))])
 
 
 class QualityParameters(Asked):

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import numpy as np
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from app.dependencies import CurrentServices, NoQuery, Services, check_query, require
 from app.item_views import WithheldReason, withheld_reason
@@ -11,10 +11,11 @@ from app.json_response import Json
 from app.live_decoding import LiveDecodingUnavailable, LiveRequest
 from app.problems import NothingToRankBy, QueryNotSupported, RankingUnavailable, StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from app.schemas import RankAnswer, RankBody, RankedCandidate, WithheldItem
 from app.served_model import ServedModel
 
-router = APIRouter(tags=["ranking"], dependencies=[Depends(require("read"))])
+router = Router(tags=["ranking"], dependencies=[Depends(require("read"))])
 
 
 @router.post(

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 
 from app.dependencies import CurrentServices, NoQuery, PathId, check_query, check_write_back, require
 from app.event_problems import NotAReadType
@@ -10,10 +10,11 @@ from app.json_response import Json
 from app.problems import QueryNotSupported, responses
 from app.recommendation import ExplainedRecommendation, Recommendation
 from app.request_boundary import SOURCE
+from app.routers import Router
 from app.scenarios import FixedByScenario, UnknownScenario
 from app.schemas import BatchAnswer, BatchBody, RecommendBody, RecommendParameters
 
-router = APIRouter(
+router = Router(
     tags=["recommendations"],
     dependencies=[Depends(require("read"))],
     responses=responses(NotAReadType, UnknownScenario, FixedByScenario, QueryNotSupported),

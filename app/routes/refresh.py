@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import Depends, Path
 
 from app.admin_problems import ModelNotFound, NoRefreshWorker, RefreshNotFound, RefreshQueueFull
 from app.admin_schemas import RefreshBody, RefreshJobAnswer, RefreshJobsAnswer
@@ -12,10 +12,11 @@ from app.json_response import Json
 from app.overview import job_fields
 from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from model_store.errors import TesseraError
 from model_store.refresh_jobs import RefreshOrder
 
-router = APIRouter(prefix="/refresh", tags=["refresh"], dependencies=[Depends(require("admin"))])
+router = Router(prefix="/refresh", tags=["refresh"], dependencies=[Depends(require("admin"))])
 
 JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 _LISTED = 20

@@ -1,17 +1,18 @@
 """Why an item that somebody expected is not recommended."""
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 
 from app.dependencies import CurrentModel, CurrentServices, NoQuery, require
 from app.json_response import Json
 from app.problems import ItemNotFound, StorageUnavailable, responses
 from app.recommendation import Wanted
 from app.recommendation_cache import CacheUnavailable
+from app.routers import Router
 from app.schemas import WhyNotBody
 from app.why_not import WhyNot, why_not
 from model_store.errors import UnknownItem
 
-router = APIRouter(tags=["recommendations"], dependencies=[Depends(require("read"))])
+router = Router(tags=["recommendations"], dependencies=[Depends(require("read"))])
 
 
 @router.post("/explain", responses={200: {"model": WhyNot}, **responses(ItemNotFound, StorageUnavailable)})

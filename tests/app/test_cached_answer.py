@@ -183,5 +183,11 @@ def test_looking_items_up_keeps_a_bounded_number_of_codes(bundle: Bundle) -> Non
         found = lookup.of([*range(2**31 + start, 2**31 + start + 1000), packed[7]])
         assert found is not None
         assert set(found[:-1]) == {None}
-        assert found[-1] == (7, "item-7", b"item-7", code_text(bundle.item_codes.codes_NL[7]))
+        assert found[-1] is not None
+        row, item_id, stored_id, before, after = found[-1]
+        assert (row, item_id, stored_id) == (7, "item-7", b"item-7")
+        assert orjson.loads(before + b'1,"score":-0.5' + after) == {
+            **{"item_id": "item-7", "rank": 1, "score": -0.5, "reason": "cache"},
+            "code": code_text(bundle.item_codes.codes_NL[7]),
+        }
         assert len(lookup) <= MAX_KEPT

