@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -81,11 +82,13 @@ def started(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
+            start_new_session=True,
         )
     try:
         while not _get(port, path).startswith(b"HTTP/1.1 200"):
             if process.poll() is not None or time.perf_counter() - begin > _START_TIMEOUT_S:
-                process.kill()
+                # Its children too: they hold the pipe that is read next.
+                os.killpg(process.pid, signal.SIGKILL)
                 said = (process.communicate()[1] or b"" if log is None else log.read_bytes()).decode(errors="replace")
                 raise RuntimeError(f"{' '.join(command)} did not answer:\n{said}")
             time.sleep(_POLL_S)
