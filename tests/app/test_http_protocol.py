@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from app.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, WHOLE_ANSWER, HttpProtocol
 
 HEAD_TIMEOUT_S = 0.4
-WRITE_TIMEOUT_S = 0.5
+WRITE_TIMEOUT_S = 1.5
 LARGE = 50_000_000
 
 
