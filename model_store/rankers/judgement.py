@@ -32,7 +32,7 @@ class JudgementConfig:
 
     history: int = 10
     """Newest items of a history that are named."""
-    title_tokens: int = 24
+    title_tokens: int = 16
     """Tokens of a title; longer ones are cut."""
 
 

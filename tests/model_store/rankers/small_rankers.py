@@ -70,13 +70,19 @@ def small_language_model(architecture: str = "gpt-neox", seed: int = 0) -> SoftP
 
 
 def small_sella(
-    architecture: str = "gpt-neox", *, tokens: tuple[str, ...] = ("user", "item", "warm"), match_norm: bool = True
+    architecture: str = "gpt-neox",
+    *,
+    tokens: tuple[str, ...] = ("user", "item", "warm"),
+    match_norm: bool = True,
+    catalog: Catalog | None = None,
 ) -> SellaRecRanker:
+    """It knows the users user-0 to user-6."""
+    catalog = catalog or small_catalog()
     language_model = small_language_model(architecture)
     config = SellaRecConfig(
-        users=USERS, items=ITEMS, size=8, width=16, tokens=tokens, match_norm=match_norm, question=QUESTION
+        users=USERS, items=len(catalog), size=8, width=16, tokens=tokens, match_norm=match_norm, question=QUESTION
     )
-    ranker = SellaRecRanker(config, language_model, small_catalog())
+    ranker = SellaRecRanker(config, language_model, catalog)
     ranker.tables.name_users(sorted(user_key(f"user-{number}") for number in range(USERS)))
     return ranker.eval()
 
