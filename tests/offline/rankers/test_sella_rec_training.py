@@ -54,11 +54,12 @@ def before_injection(data: RankingData, *overrides: str) -> tuple[RankerLanguage
     return language_model, train_factors(data, titles, replace(chosen.alignment, epochs=1), 0), chosen
 
 
-def test_it_learns_what_users_like_and_says_so_again(labelled: RankingData) -> None:
-    chosen = recipe("text.epochs=10", "injection.epochs=20", "injection.patience=40", "injection.learning_rate=0.01")
+def test_it_learns_what_users_like_and_says_so_again(tmp_path: Path) -> None:
+    labelled = read(write_labelled(tmp_path / "shop", all_alike=True))
+    chosen = recipe("text.epochs=10", "text.patience=20", "injection.epochs=4")
     first = train_sella_rec(chosen, labelled, "cpu")
     metrics = evaluate_ranker(first.ranker.rank, labelled, "test")
-    assert metrics["auc"] > 0.75
+    assert metrics["auc"] > 0.8
     assert set(first.baselines) == {"text-only"}
     assert set(first.reports) == {"text", "alignment", "injection"}
     second = train_sella_rec(chosen, labelled, "cpu")
