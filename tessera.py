@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 could not (one line says what, where and what to do), 2 us
 
 import typer
 
-from command_line import backup, cache, events, export, items, keys, models, refresh, serving, training, worker
+from command_line import backup, cache, events, export, items, keys, models, rank, refresh, serving, training, worker
 
 app = typer.Typer(
     help="Recommendations written by a language model, served in a millisecond.",
@@ -22,6 +22,7 @@ app.add_typer(export.export, name="export")
 app.add_typer(items.items, name="items")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(models.models, name="models")
+app.add_typer(rank.rank, name="rank")
 
 
 def main() -> None:

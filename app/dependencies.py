@@ -21,6 +21,7 @@ from app.item_overlay import ItemOverlay
 from app.item_publishing import ItemPublishing
 from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
+from app.live_ranking import LiveRanking
 from app.popular_windows import PopularWindows
 from app.problems import QueryNotSupported
 from app.read_write_back import ReadWriteBack
@@ -51,6 +52,7 @@ class Services:
     telemetry: Telemetry
     cache: RecommendationCache
     live: LiveDecoding
+    ranking: LiveRanking
     active: ActiveVersion
     recommender: Recommender
     freshness: Freshness

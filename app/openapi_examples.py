@@ -124,6 +124,7 @@ ANSWERS: Mapping[str, Any] = {
         "unknown": ["item-9"],
         "withheld": [{"item_id": "item-31", "reason": "out_of_stock"}],
         "model_version": _VERSION,
+        "ranker": None,
     },
     "record_events": {"accepted": 1, "duplicates": 0, "rejected": []},
     "show_history": {"user_id": "user-17", "items": ["item-9", "item-31"]},

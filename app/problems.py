@@ -2,7 +2,8 @@
 
     Problem
       BadAddress 400   KeyRequired 401   NotLocal 403   CrossSite 403   ScopeMissing 403   ItemNotFound 404
-      BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   RateLimited 429
+      BodyTooSlow 408   BodyTooLarge 413   AddressTooLong 414   NothingToRankBy 422   NoRanker 422
+      TooManyToRank 422   RateLimited 429
       QueryNotSupported 501   Overloaded 503
       StorageUnavailable 503   RankingUnavailable 503   WindowNotCounted 503
 
@@ -158,6 +159,24 @@ class NothingToRankBy(Problem):
     name = "nothing-to-rank-by"
     title = "Nothing to rank by"
     detail = "No item of the history is in the served catalogue; record events of the user, or send history or q."
+
+
+class TooManyToRank(Problem):
+    """More items than a ranker is given at once (TESSERA_RANKER_MAX_ITEMS)."""
+
+    status = 422
+    name = "too-many-to-rank"
+    title = "Too many items for the ranker"
+    detail = "Send fewer items, or by=codes."
+
+
+class NoRanker(Problem):
+    """by=ranker, and there is none that could answer."""
+
+    status = 422
+    name = "no-ranker"
+    title = "No ranker"
+    detail = "The served model version has no ranker; leave out by, or activate a version that has one."
 
 
 class RateLimited(Problem):

@@ -25,6 +25,7 @@ from app.item_places import ItemPlaces
 from app.item_publishing import ItemPublishing
 from app.item_writes import ItemWrites
 from app.live_decoding import LiveDecoding
+from app.live_ranking import LiveRanking
 from app.popular_windows import PopularWindows
 from app.process_watch import ProcessWatch
 from app.read_write_back import ReadWriteBack
@@ -70,7 +71,7 @@ async def running_services(
     finished = FinishedAnswers(refresh, freshness, attribution, write_back, telemetry)
     recommender = Recommender(active, cache, item_log, live, entries, finished, settings, telemetry)
     survey = CacheSurvey(active, cache)
-    texts = TextVectors(settings)
+    texts, ranking = TextVectors(settings), LiveRanking(settings)
     places = ItemPlaces(store, cache, overlay, texts)
     publishing = ItemPublishing(store, active, cache, overlay, item_log, places, settings, telemetry)
     tasks: list[asyncio.Task[None]] = []
@@ -110,6 +111,7 @@ async def running_services(
             telemetry=telemetry,
             cache=cache,
             live=live,
+            ranking=ranking,
             active=active,
             recommender=recommender,
             freshness=freshness,
@@ -136,6 +138,7 @@ async def running_services(
         await traffic.flush(cache)
         await live.aclose()
         await texts.aclose()
+        await ranking.aclose()
         await cache.aclose()
         await asyncio.to_thread(telemetry.close)
 

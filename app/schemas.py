@@ -225,6 +225,11 @@ class RankBody(Whose):
         min_length=1, max_length=MAX_RANKED, description="Item ids, in any order; each is ranked once."
     )
     in_stock: bool = Field(default=True, description="False to rank items that are out of stock too.")
+    by: Literal["auto", "ranker", "codes"] = Field(
+        default="auto",
+        description="ranker: the served version's ranker; codes: the model's log-probability of each item's code. "
+        "auto: the ranker where there is one and no q is given, since rankers read none.",
+    )
 
 
 class WhyNotBody(FilterParameters):
@@ -241,8 +246,8 @@ class RankedCandidate(BaseModel):
     item_id: str
     rank: int = Field(description="1 for the best")
     score: float = Field(
-        description="the model's exact score, a log-probability over the whole catalogue: it does not depend on which "
-        "other items are ranked"
+        description="the ranker's score, or the model's exact log-probability over the whole catalogue; neither "
+        "depends on which other items are ranked, and the two do not compare"
     )
     code: str = Field(description="the item's code as the model writes it")
 
@@ -264,6 +269,7 @@ class RankAnswer(BaseModel):
     unknown: list[str] = Field(description="ids that the served catalogue does not have; they are not ranked")
     withheld: list[WithheldItem] = Field(description="items that must not be shown; they are not ranked")
     model_version: str
+    ranker: str | None = Field(description="the ranker whose scores these are; null for log-probabilities of codes")
 
 
 class BatchBody(RecommendParameters):

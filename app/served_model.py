@@ -83,6 +83,12 @@ class ServedModel:
         """Whether its model was trained to read queries."""
         return self.bundle.manifest.takes_queries
 
+    @property
+    def ranker(self) -> str | None:
+        """The recipe of its ranker; None where it has none."""
+        record = self.bundle.manifest.ranker
+        return None if record is None else record.recipe
+
     async def prepare(self) -> None:
         """Build what only some requests need, so that the first of them does not wait."""
         await asyncio.to_thread(self.eligibility.prepare)

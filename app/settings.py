@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     live_max_items: int = Field(
         default=200, ge=1, le=1000, description="Most items one live decode is asked for; neighbours fill up the rest."
     )
+    rank_deadline_ms: int = Field(
+        default=2000, ge=1, description="How long POST /rank waits for a version's ranker; scores of codes do not."
+    )
+    ranker_max_items: int = Field(
+        default=200, ge=1, le=1000, description="Most items that a ranker is given at once; more are a 422."
+    )
     encode_deadline_ms: int = Field(
         default=10_000, ge=1, description="How long a write of new items waits for the vectors of their texts."
     )

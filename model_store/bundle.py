@@ -117,6 +117,11 @@ class Bundle:
         return None
 
     @property
+    def ranker_path(self) -> Path | None:
+        """The ranker, as `model_store.rankers.ranker_files` reads it; None where there is none."""
+        return None if self.manifest.ranker is None else self.path / "ranker"
+
+    @property
     def encoder_path(self) -> Path:
         """The collaborative encoder: a row of every evaluation."""
         return self.path / "encoder"

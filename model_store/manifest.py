@@ -12,14 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model_store.cache_keys import DEFAULT_BUCKETS, EntryLayout
 from model_store.errors import BundleCorrupt, BundleNotFound, UnsupportedBundleFormat
 
-FORMAT_VERSION = 4
-FORMATS_READ = (1, 2, 3, 4)
+FORMAT_VERSION = 5
+FORMATS_READ = (1, 2, 3, 4, 5)
 """Format 2 is format 1 with `extends` and `cache_version`; in format 3 the language model may have an adapter, which a
-reader of format 2 would leave out without a word; format 4 says over how many buckets cache entries are spread."""
+reader of format 2 would leave out without a word; format 4 says over how many buckets cache entries are spread; in
+format 5 there may be a ranker."""
 MANIFEST_NAME = "manifest.json"
 LANGUAGE_MODEL_FOLDER = "llm/"
 ADAPTER_FOLDER = f"{LANGUAGE_MODEL_FOLDER}adapter/"
 ADAPTER_WEIGHTS = f"{ADAPTER_FOLDER}adapter_model.safetensors"
+RANKER_FOLDER = "ranker/"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -30,6 +32,18 @@ class FileRecord(BaseModel):
 
     sha256: str
     size: int
+
+
+class RankerRecord(BaseModel):
+    """What is known of a bundle's ranker beside its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str = Field(description="the recipe it was trained by; answers name it")
+    kind: str = Field(description="what loads it: see model_store.rankers.ranker_files")
+    language_model: str = Field(description="what its language model was made from")
+    config: dict[str, Any] = Field(description="every setting of its training")
+    metrics: dict[str, Any]
 
 
 class Manifest(BaseModel):
@@ -74,6 +88,8 @@ class Manifest(BaseModel):
         default=DEFAULT_BUCKETS, ge=1, description="hashes in Redis that the cache entries are spread over"
     )
 
+    ranker: RankerRecord | None = Field(default=None, description="what scores given items, where there is a ranker/")
+
     @model_validator(mode="after")
     def _name_the_cache_version(self) -> "Manifest":
         if not self.cache_version:
@@ -89,6 +105,11 @@ class Manifest(BaseModel):
     def takes_queries(self) -> bool:
         """Whether the language model was trained to read queries."""
         return any("query" in task for task in self.tasks)
+
+    @property
+    def ranker_files(self) -> dict[str, FileRecord]:
+        """Those of the ranker; versions with the same ones rank alike."""
+        return {name: record for name, record in self.files.items() if name.startswith(RANKER_FOLDER)}
 
     def same_language_model(self, other: "Manifest") -> bool:
         """Whether one loaded language model serves both versions: the same files, read in the same way."""

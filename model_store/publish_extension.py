@@ -56,7 +56,7 @@ def publish_extension(
     with store.publishing(version) as (folder, finish):
         shared = {name: record for name, record in base.manifest.files.items() if name not in _OWN_FILES}
         for name in shared:
-            _link(base.path / name, folder / name)
+            link_or_copy(base.path / name, folder / name)
         pq.write_table(catalog.to_table(), folder / "items.parquet")
         np.save(folder / "item_codes.npy", codes.codes_NL)
         np.save(folder / "popularity.npy", np.append(base.popularity, np.zeros(len(codes_ML), dtype=np.float32)))
@@ -80,7 +80,8 @@ def publish_extension(
         )
 
 
-def _link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name; a copy where links are not to be had."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

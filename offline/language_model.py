@@ -3,7 +3,7 @@
 Shapes: L levels, C entries a level, D joint vector size, H hidden size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -21,7 +21,7 @@ from model_store.item_codes import LEVEL_LETTERS, code_token_names
 from model_store.prompts import MARKERS
 from offline.language_model_training.token_start import start_from_codebooks, start_from_projection
 
-_SCRATCH_PREFIX = "scratch:"
+SCRATCH_PREFIX = "scratch:"
 _END_TOKEN = "<|end|>"
 _PAD_TOKEN = "<|pad|>"
 _INIT_STD = 0.02
@@ -73,7 +73,7 @@ class LanguageModelConfig:
             raise TesseraError(
                 f"language_model.token_start must be codebook, projection or random, not {self.token_start!r}"
             )
-        if self.llm.startswith(_SCRATCH_PREFIX) and self.llm.removeprefix(_SCRATCH_PREFIX) not in SCRATCH_SIZES:
+        if self.llm.startswith(SCRATCH_PREFIX) and self.llm.removeprefix(SCRATCH_PREFIX) not in SCRATCH_SIZES:
             raise TesseraError(f"language_model.llm: {self.llm!r} is not one of scratch:{'|'.join(SCRATCH_SIZES)}")
 
 
@@ -106,13 +106,17 @@ def build_language_model(
             "model's space; choose codes that have one, or set language_model.token_start=codebook"
         )
     torch.manual_seed(seed)
-    if config.llm.startswith(_SCRATCH_PREFIX):
-        size = SCRATCH_SIZES[config.llm.removeprefix(_SCRATCH_PREFIX)]
-        tokenizer = _train_tokenizer(catalog, config.text_vocabulary)
-        model = _scratch_model(size, tokenizer, config.dropout, max_positions)
+    if config.llm.startswith(SCRATCH_PREFIX):
+        size = SCRATCH_SIZES[config.llm.removeprefix(SCRATCH_PREFIX)]
+        tokenizer = train_tokenizer(_texts(catalog), config.text_vocabulary)
+        tokenizer.add_tokens(new_tokens(), special_tokens=True)
+        model = scratch_model(size, tokenizer, config.dropout, max_positions)
         median = mean = _SCRATCH_CODE_LENGTH
     else:
-        tokenizer, model = _load_checkpoint(config.llm, max_positions)
+        tokenizer, model = load_checkpoint(config.llm, max_positions)
+        tokenizer.add_tokens(new_tokens(), special_tokens=True)
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         lengths = model.get_input_embeddings().weight.detach().norm(dim=-1)
         is_word = torch.ones(len(lengths), dtype=torch.bool)
         is_word[tokenizer.convert_tokens_to_ids(new_tokens())] = False
@@ -129,7 +133,12 @@ def new_tokens() -> list[str]:
     return [*MARKERS, *code_token_names(len(LEVEL_LETTERS))]
 
 
-def _load_checkpoint(name: str, max_positions: int) -> tuple[Any, Any]:
+def load_checkpoint(name: str, max_positions: int) -> tuple[Any, Any]:
+    """The tokenizer and the model, float32, of a Hugging Face name or folder.
+
+    Raises:
+        TesseraError: it cannot be loaded, or reads fewer than `max_positions` tokens.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa")
@@ -140,14 +149,11 @@ def _load_checkpoint(name: str, max_positions: int) -> tuple[Any, Any]:
         raise TesseraError(
             f"language_model.llm {name!r} reads {limit} tokens, histories take {max_positions}; lower max_history"
         )
-    tokenizer.add_tokens(new_tokens(), special_tokens=True)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
     return tokenizer, model
 
 
-def _train_tokenizer(catalog: Catalog, vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer of the catalogue's text and of the instructions."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer of these texts."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -157,10 +163,8 @@ def _train_tokenizer(catalog: Catalog, vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_texts(catalog), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END_TOKEN, pad_token=_PAD_TOKEN)
-    tokenizer.add_tokens(new_tokens(), special_tokens=True)
-    return tokenizer
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END_TOKEN, pad_token=_PAD_TOKEN)
 
 
 def _texts(catalog: Catalog) -> Iterator[str]:
@@ -175,7 +179,7 @@ def _texts(catalog: Catalog) -> Iterator[str]:
         yield words[index % len(words)]
 
 
-def _scratch_model(size: ScratchSize, tokenizer: Any, dropout: float, max_positions: int) -> Any:
+def scratch_model(size: ScratchSize, tokenizer: Any, dropout: float, max_positions: int) -> Any:
     """A GPT-NeoX: rotary positions, and the dropout that small data needs, which Llama-like models leave out."""
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer),

@@ -82,23 +82,33 @@ def load_recipe(name_or_file: str, overrides: list[str] | None = None) -> Recipe
     Raises:
         TesseraError: no such recipe, not TOML, an unknown key, or a value of the wrong type.
     """
-    path = Path(name_or_file) if name_or_file.endswith(".toml") else RECIPES_FOLDER / f"{name_or_file}.toml"
+    content = read_recipe(name_or_file, RECIPES_FOLDER)
+    _forget_other_kinds(content, overrides or [])
+    for override in overrides or []:
+        apply_override(content, override)
+    recipe = build_settings(Recipe, content)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def read_recipe(name_or_file: str, folder: Path) -> dict[str, Any]:
+    """The content of a recipe, by its name in a folder of recipes or from a TOML file; it always has a name.
+
+    Raises:
+        TesseraError: no such recipe, or not TOML.
+    """
+    path = Path(name_or_file) if name_or_file.endswith(".toml") else folder / f"{name_or_file}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in RECIPES_FOLDER.glob("*.toml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise TesseraError(
             f"recipe {name_or_file!r}: no file {path}; recipes that come with Tessera: {known}"
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise TesseraError(f"{path}: not TOML: {error}") from None
     content.setdefault("name", path.stem)
-    _forget_other_kinds(content, overrides or [])
-    for override in overrides or []:
-        _apply(content, override)
-    recipe = _build(Recipe, content, where="")
-    assert isinstance(recipe, Recipe)
-    return recipe
+    return content
 
 
 def _forget_other_kinds(content: dict[str, Any], overrides: list[str]) -> None:
@@ -112,7 +122,12 @@ def _forget_other_kinds(content: dict[str, Any], overrides: list[str]) -> None:
             content[section] = {}
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Write a `key=value` with a dotted key into a recipe's content.
+
+    Raises:
+        TesseraError: it is not of that form.
+    """
     key, equals, value = override.partition("=")
     if not equals:
         raise TesseraError(f"--set {override!r}: expected key=value, for example training.epochs=5")
@@ -128,7 +143,12 @@ def _apply(content: dict[str, Any], override: str) -> None:
         table[last] = value.strip()
 
 
-def _build(kind: Any, content: dict[str, Any], where: str) -> Any:
+def build_settings(kind: Any, content: dict[str, Any], where: str = "") -> Any:
+    """A settings dataclass from a recipe's content, sections and all; `where` is the section's name and a dot.
+
+    Raises:
+        TesseraError: an unknown key, or a value of the wrong type.
+    """
     if kind is EncoderConfig:
         kind, content = config_of_kind(content, where)
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -141,7 +161,7 @@ def _build(kind: Any, content: dict[str, Any], where: str) -> Any:
         if dataclasses.is_dataclass(expected):
             if not isinstance(value, dict):
                 raise TesseraError(f"recipe: {dotted} is a section, not a value")
-            values[key] = _build(expected, value, where=f"{dotted}.")
+            values[key] = build_settings(expected, value, where=f"{dotted}.")
         else:
             values[key] = _checked(value, expected, dotted)
     return kind(**values)

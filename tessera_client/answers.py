@@ -66,7 +66,7 @@ class Recommendations:
 
 @dataclass(frozen=True)
 class RankedCandidate:
-    """One of the items that were to be ranked; `score` is the model's exact log-probability."""
+    """One of the items that were to be ranked; `score` is the ranker's, or the model's exact log-probability."""
 
     item_id: str
     rank: int
@@ -80,12 +80,14 @@ class Ranking:
 
     Attributes:
         unknown: ids that the served catalogue does not have.
+        ranker: whose scores these are; None for log-probabilities of codes.
     """
 
     user_id: str | None
     items: tuple[RankedCandidate, ...]
     unknown: tuple[str, ...]
     model_version: str
+    ranker: str | None = None
 
 
 @dataclass(frozen=True)

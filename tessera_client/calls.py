@@ -88,10 +88,11 @@ class Calls:
         return tuple(answers)
 
     def rank(
-        self, items: Sequence[str], user_id: str | None, history: Sequence[str] | None, q: str | None
+        self, items: Sequence[str], user_id: str | None, history: Sequence[str] | None, q: str | None, by: str | None
     ) -> Plan[Ranking]:
         """POST /rank."""
-        body = {"items": list(items), "user_id": user_id, "history": None if history is None else list(history), "q": q}
+        listed = None if history is None else list(history)
+        body = {"items": list(items), "user_id": user_id, "history": listed, "q": q, "by": by}
         return self._post("/rank", Ranking, {name: value for name, value in body.items() if value is not None})
 
     def similar(self, item_id: str, options: ItemListOptions) -> Plan[SimilarItems]:

@@ -128,9 +128,10 @@ class Tessera:
         user_id: str | None = None,
         history: Sequence[str] | None = None,
         q: str | None = None,
+        by: Literal["ranker", "codes"] | None = None,
     ) -> Ranking:
-        """Put items in the order in which a user, or a session, is likely to want them, by the model's exact scores."""
-        return self._run(self._calls.rank(items, user_id, history, q))
+        """Put items in the order in which a user, or a session, is likely to want them; `ranker` says whose scores."""
+        return self._run(self._calls.rank(items, user_id, history, q, by))
 
     def similar(self, item_id: str, **options: Unpack[ItemListOptions]) -> SimilarItems:
         """Items near an item, the nearest first."""

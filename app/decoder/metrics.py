@@ -39,7 +39,8 @@ class DecoderMetrics:
             "tessera_decoder_stage_seconds",
             "Time in one stage: wait (in the queue), decode (a batch in the engine), and of that render (prompts to "
             "tokens), prompt (the pass over them), beams (those over beams), candidates (the pass over given "
-            "candidates), select (scoring children and choosing among them).",
+            "candidates), select (scoring children and choosing among them). Apart from these: rank (a request to a "
+            "ranker, waiting included).",
             ("stage",),
             registry=registry,
             buckets=latency_buckets(),
@@ -70,7 +71,8 @@ class DecoderMetrics:
         )
         self.errors = Counter(
             "tessera_decoder_errors",
-            "Failures: load (a version cannot be loaded), decode (the engine raised), engine_died (its process ended).",
+            "Failures: load (a version cannot be loaded), decode (the engine raised), engine_died (its process ended), "
+            "encode and rank (the text encoder or a ranker raised).",
             ("kind",),
             registry=registry,
         )

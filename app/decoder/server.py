@@ -2,6 +2,7 @@
 
 POST /decode        one constrained decode (see decode_wire)
 POST /encode        vectors of item texts (see encode_wire)
+POST /rank          scores by a version's ranker (see rank_wire)
 GET  /health/live   the process runs
 GET  /health/ready  a version is loaded, warm and checked
 GET  /metrics       Prometheus
@@ -29,12 +30,14 @@ from app.decoder.loaded_models import LoadedModel, LoadedModels
 from app.decoder.metrics import DecoderMetrics
 from app.decoder.problems import DeadlinePassed, DecodeFailed, DecodeQueueFull, EngineGone, VersionNotLoaded
 from app.decoder.queue import DecodeQueue, QueueFull
+from app.decoder.ranking import Ranking
 from app.decoder.settings import DecoderSettings
 from app.decoder.text_encoding import TextEncoding
 from app.decoder.version_errors import EngineRestarting, VersionUnusable
 from app.encode_wire import MAX_CHARACTERS, EncodeBody, EncodeReply, pack_vectors
 from app.json_response import Json
 from app.problems import BodyTooLarge, Problem
+from app.rank_wire import RankerBody, RankerReply
 from app.tracing import Tracing
 from model_store.bundle import ModelStore
 from model_store.decoders.protocol import Decoded, DecodeRequest
@@ -66,6 +69,9 @@ class DecodeService:
         self.models = LoadedModels(ModelStore(settings.store), settings, engine, metrics)
         self._store = ModelStore(settings.store)
         self._texts = TextEncoding(self._store)
+        self._ranking = Ranking(
+            self._store, limit=settings.queue, keep=settings.keep_versions, retry_s=settings.retry_unusable_s
+        )
         self._active: str | None = None
         self._poll_s = settings.active_poll_ms / 1000
         self._metrics = metrics
@@ -140,9 +146,40 @@ class DecodeService:
             raise DecodeFailed from error
         return EncodeReply(version=body.version, size=vectors.shape[1], vectors=pack_vectors(vectors))
 
+    async def rank(self, body: RankerBody) -> RankerReply:
+        """Score the items of one request.
+
+        Raises:
+            Problem: why there is no answer.
+            ValueError: an item is outside the catalogue of the version.
+        """
+        begin = perf_counter()
+        expires = asyncio.get_running_loop().time() + min(body.deadline_ms, _MAX_DEADLINE_MS) / 1000
+        try:
+            ranker, scores = await self._ranking.rank(
+                body.version, body.history, body.candidates, body.user_key, expires
+            )
+        except TimeoutError:
+            self._metrics.dropped.labels("deadline").inc()
+            raise DeadlinePassed from None
+        except QueueFull:
+            raise DecodeQueueFull from None
+        except VersionUnusable as error:
+            raise VersionNotLoaded(str(error)) from error
+        except ValueError:
+            raise
+        except Exception as error:
+            self._metrics.errors.labels("rank").inc()
+            _logger.exception("ranking failed")
+            raise DecodeFailed from error
+        seconds = perf_counter() - begin
+        self._metrics.stage_seconds.labels("rank").observe(seconds)
+        return RankerReply(version=body.version, ranker=ranker, scores=scores.tolist(), rank_ms=seconds * 1000)
+
     async def close(self) -> None:
         """Close the engines. Nothing may be decoding any more."""
         self._texts.close()
+        self._ranking.close()
         await self.models.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -172,6 +209,7 @@ class DecodeService:
                 # Its trouble has been logged, and whoever asks for it is told.
                 with suppress(VersionUnusable):
                     await self.models.get(self._active)
+                    await self._ranking.prepare(self._active)
             await asyncio.sleep(self._poll_s)
 
 
@@ -225,6 +263,15 @@ def create_decoder_app(
     async def encode(request: Request) -> Response:
         """Encode item texts; see `EncodeBody` and `EncodeReply`."""
         return Json((await app.state.service.encode(await _body(request, EncodeBody))).model_dump())
+
+    @app.post("/rank")
+    async def rank(request: Request) -> Response:
+        """Score items; see `RankerBody` and `RankerReply`."""
+        body = await _body(request, RankerBody)
+        try:
+            return Json((await app.state.service.rank(body)).model_dump())
+        except ValueError as error:
+            raise _invalid(str(error)) from error
 
     @app.get("/health/live")
     async def live() -> Response:
