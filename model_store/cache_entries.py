@@ -8,6 +8,9 @@ offset  size  field
 8       4     digest of the history it was decoded from, little endian
 12      4*K   codes, one byte a level, best first
 12+4*K  2*K   scores, float16, little endian, natural-log probabilities
+
+The order is the generator's, so that scores descend, or a ranker's, where the generator's name says so: each item keeps
+the score that its generator gave it.
 """
 
 import struct
@@ -23,7 +26,8 @@ from numpy.typing import NDArray
 from model_store.errors import CacheEntryUnreadable
 
 ENTRY_FORMAT = 2
-GENERATORS = ("unknown", "torch", "vllm")
+_RANKED = "+ranker"
+GENERATORS = ("unknown", "torch", "vllm", "torch" + _RANKED, "vllm" + _RANKED)
 
 _HEADER = struct.Struct("<BBHII")
 _HEADER_FIELDS = np.dtype(
@@ -32,6 +36,15 @@ _HEADER_FIELDS = np.dtype(
 _CODE_BYTES = 4
 _SCORE_BYTES = 2
 _ITEM_BYTES = _CODE_BYTES + _SCORE_BYTES
+
+
+def ranked(generator: str) -> str:
+    """The name in entries of a generator whose lists a ranker has reordered.
+
+    >>> ranked("torch")
+    'torch+ranker'
+    """
+    return generator + _RANKED
 
 
 def history_digest(items: Iterable[bytes]) -> int:
@@ -49,10 +62,10 @@ class CacheEntry:
 
     Attributes:
         codes_KL: uint8 [K, L].
-        scores: float16 [K], the items' log-probabilities under constrained decoding.
+        scores: float16 [K], the items' log-probabilities under constrained decoding; they descend unless it was ranked.
         history_digest: of the history it was decoded from.
         decoded_at: Unix seconds.
-        generator: what decoded it, one of GENERATORS.
+        generator: what decoded it, one of GENERATORS; it ends with "+ranker" where a ranker has reordered the list.
     """
 
     codes_KL: NDArray[np.uint8]
