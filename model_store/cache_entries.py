@@ -28,6 +28,7 @@ from model_store.errors import CacheEntryUnreadable
 ENTRY_FORMAT = 2
 _RANKED = "+ranker"
 GENERATORS = ("unknown", "torch", "vllm", "torch" + _RANKED, "vllm" + _RANKED)
+_IS_RANKED = np.array([name.endswith(_RANKED) for name in GENERATORS])
 
 _HEADER = struct.Struct("<BBHII")
 _HEADER_FIELDS = np.dtype(
@@ -191,6 +192,7 @@ class EntryTable:
         history_digests: int64 [U], of the histories they were decoded from.
         codes_UKL: uint8 [U, K, L], best first, zeros behind the last item.
         scores_UK: float16 [U, K], -inf behind the last item.
+        ranked: bool [U], whether a ranker has reordered the list.
     """
 
     readable: NDArray[np.bool_]
@@ -199,6 +201,7 @@ class EntryTable:
     history_digests: NDArray[np.int64]
     codes_UKL: NDArray[np.uint8]
     scores_UK: NDArray[np.float16]
+    ranked: NDArray[np.bool_]
 
     @classmethod
     def unpack(cls, values: Sequence[bytes]) -> "EntryTable":
@@ -213,6 +216,7 @@ class EntryTable:
             history_digests=np.zeros(len(values), dtype=np.int64),
             codes_UKL=np.zeros((len(values), most, _CODE_BYTES), dtype=np.uint8),
             scores_UK=np.full((len(values), most), -np.inf, dtype=np.float16),
+            ranked=np.zeros(len(values), dtype=bool),
         )
         for length in np.unique(lengths):
             count, left = divmod(int(length) - _HEADER.size, _ITEM_BYTES)
@@ -230,6 +234,7 @@ class EntryTable:
             table.counts[rows] = count
             table.decoded_at[rows] = heads["decoded_at"][fits]
             table.history_digests[rows] = heads["history_digest"][fits]
+            table.ranked[rows] = _IS_RANKED[heads["generator"][fits]]
             table.codes_UKL[rows, :count] = bytes_RB[:, _HEADER.size : codes_end].reshape(len(rows), count, _CODE_BYTES)
             scores = np.frombuffer(bytes_RB[:, codes_end:].tobytes(), "<f2")
             table.scores_UK[rows, :count] = scores.reshape(len(rows), count)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import orjson
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 import tessera
@@ -17,12 +18,17 @@ from model_store.prefix_trie import EligibleItems
 from model_store.rankers.ranker import RankRequest
 from model_store.rankers.ranker_files import load_ranker
 from model_store.rankers.user_keys import user_key
+from offline.refresh.cache_stats import cache_stats
 from offline.refresh.config import RefreshConfig
 from offline.refresh.followed_version import FollowedVersion
-from offline.refresh.ledger import Ledger
+from offline.refresh.ledger import Ledger, ShardDone
+from offline.refresh.ray_worker import ShardWorker, WorkerJob, done_of, table_of
+from offline.refresh.registered_caches import registered_caches
+from offline.refresh.user_plan import Shard
 from offline.refresh.user_refresh import UserRefresh
 from tests.cached_entries import cached_users, put_packed
 from tests.offline.refresh.conftest import CONFIG, KEYS, RANKED, DiesAt
+from tests.offline.refresh.ray_refresh import torch_decoder
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +148,24 @@ def test_a_ranker_that_cannot_be_loaded_takes_nobodys_list(redis, refresh, ranke
     assert cached_users(redis, KEYS, ranked_bundle.entry_layout) == set()
 
 
+def test_a_worker_of_ray_ranks_its_shards(redis, refresh, ranked_bundle, bundle, users, expected):
+    job = WorkerJob(
+        store=ranked_bundle.path.parent,
+        version=ranked_bundle.version,
+        redis_url=SecretStr(f"unix://{redis.connection_pool.connection_kwargs['path']}"),
+        namespace=KEYS.namespace,
+        config=RANKED,
+        partial=True,
+        open_decoder=torch_decoder,
+    )
+    shard = table_of([Shard(0, range(4), users[:20])])
+    assert done_of(ShardWorker(job, 1)(shard)) == ShardDone(20, 0)
+    for user in users[:20]:
+        assert_ranked(refresh, ranked_bundle, user, expected)
+    with pytest.raises(TesseraError, match=f"{bundle.version} has no ranker"):
+        done_of(ShardWorker(replace(job, version=bundle.version), 1)(shard))
+
+
 class Closing:
     """The real decoder, which notes that it was closed."""
 
@@ -230,8 +254,10 @@ def test_fifty_candidates_are_ranked_unless_told_otherwise(run, ranked_bundle, u
     assert json.loads(done.stdout)["candidates"] == 50
 
 
-def test_an_entry_that_is_renewed_without_a_ranker_says_so(redis, refresh, ranked_bundle, decoder, users):
+def test_entries_say_whether_they_were_ranked_and_cache_stats_how_many(redis, refresh, ranked_bundle, decoder, users):
     refresh(users, bundle=ranked_bundle, config=RANKED)
     by_user = UserRefresh(redis, KEYS, ranked_bundle, decoder, CONFIG)
     assert by_user.refresh(users[:1]) == 1
     assert [refresh.entry(user).generator for user in users[:2]] == ["torch", "torch+ranker"]
+    (cache,) = registered_caches(redis, KEYS, ModelStore(ranked_bundle.path.parent))
+    assert cache_stats(redis, KEYS, cache).sample.ranked == pytest.approx(69 / 70, abs=1e-4)
