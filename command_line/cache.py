@@ -98,7 +98,7 @@ def _print_sample(found: "CacheStats", sample: "Sample", server: "RedisStats") -
     expiry = "without an expiry" if sample.expires_in_s is None else f"expire in {_age(sample.expires_in_s)} or later"
     typer.echo(
         f"    {sample.users} users looked at: {sample.bytes_per_user:.0f} bytes each, {ages}, "
-        f"{sample.unreadable:.1%} unreadable, buckets {expiry}"
+        f"{sample.unreadable:.1%} unreadable, {sample.ranked:.1%} in a ranker's order, buckets {expiry}"
     )
     if sample.compact < 1:
         entries, value = found.compact_settings()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from command_line.common import open_bundle, read_data, redis_url, serve_version
+from command_line.partial_refresh import kept_of
 from model_store.errors import TesseraError
 
 if TYPE_CHECKING:
@@ -65,12 +66,15 @@ def refresh_all(
     from offline.refresh.shard_refresh import ShardRefresh
     from offline.refresh.user_plan import user_plan
     from offline.refresh.user_refresh import UserRefresh
+    from offline.reranking import ranker_record
 
     if ray is not None and ray.address != LOCAL and settings.redis_url is None:
         raise TesseraError(
             f"--ray {ray.address}: workers on other machines cannot reach the embedded Redis; set TESSERA_REDIS_URL"
         )
     bundle = open_bundle(settings, version)
+    if config.candidates is not None:
+        ranker_record(bundle)
     partial = users is not None
     keys, url = Keys(settings.namespace), redis_url(settings)
     redis = connect(url)
@@ -122,7 +126,7 @@ def refresh_all(
         typer.echo(json.dumps(vars(summary)))
     else:
         typer.echo(
-            f"{summary.version}: {summary.users} users, top {summary.k}, {summary.seconds:.1f} s "
+            f"{summary.version}: {summary.users} users, top {kept_of(summary.k, config)}, {summary.seconds:.1f} s "
             f"({summary.users_per_second:.0f} users/s), {summary.skipped} without a known item"
         )
     if not (serve or partial or shadow):

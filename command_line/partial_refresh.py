@@ -63,8 +63,11 @@ def refresh_stale(
     from offline.refresh.selected_refresh import run_selected_refresh
     from offline.refresh.selection import select_everyone
     from offline.refresh.user_refresh import UserRefresh
+    from offline.reranking import ranker_record
 
     bundle = open_bundle(settings, version)
+    if config.candidates is not None:
+        ranker_record(bundle)
     keys, redis = Keys(settings.namespace), connect(redis_url(settings))
     with told("refresh --stale"):
         if data is not None:
@@ -77,8 +80,7 @@ def refresh_stale(
             UserRefresh(redis, keys, bundle, decoder, config),
             bundle.entry_layout,
             selection,
-            k=config.k,
-            batch_users=config.shard_users,
+            config=config,
             budget_s=budget_s,
         )
     finally:
@@ -87,7 +89,7 @@ def refresh_stale(
         typer.echo(json.dumps(vars(summary)))
     else:
         typer.echo(
-            f"{summary.version}: {summary.users} users, top {summary.k}, {summary.seconds:.1f} s "
+            f"{summary.version}: {summary.users} users, top {kept_of(summary.k, config)}, {summary.seconds:.1f} s "
             f"({summary.users_per_second:.0f} users/s), {summary.skipped} without a known item, {summary.left} left"
         )
 
@@ -137,6 +139,11 @@ def watch_traffic(
         ).run(stop)
     finally:
         version.close()
+
+
+def kept_of(k: int, config: "RefreshConfig") -> str:
+    """How many items are kept of each user, and of how many where a ranker orders them."""
+    return str(k) if config.candidates is None else f"{k} of {config.candidates} ranked"
 
 
 def _names(options: dict[str, object]) -> list[str]:

@@ -19,6 +19,8 @@ from command_line.common import (
 
 commands = typer.Typer()
 
+_CANDIDATES = 50
+
 
 @commands.command()
 @reports_errors
@@ -75,6 +77,16 @@ def refresh(
     ] = None,
     k: Annotated[int, typer.Option(min=1, max=1000, help="Items kept for each user.")] = 20,
     beam: Annotated[int, typer.Option(min=1, max=1000, help="Beams of the constrained decode.")] = 50,
+    rank: Annotated[
+        bool, typer.Option("--rank", help="Have the version's ranker order what was decoded; its first K are kept.")
+    ] = False,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="With --rank: items it orders; 50, or K where that is more.")
+    ] = None,
+    rank_weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="With --rank: its share of the order, the decoder has the rest; 1 by default."),
+    ] = None,
     columns: Columns = None,
     as_json: AsJson = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
@@ -112,11 +124,16 @@ def refresh(
         refuse_without("--stale", budget_users=budget_users, budget_s=budget_s is not None)
     if ray is None:
         refuse_without("--ray", **on_ray)
+    if not rank:
+        refuse_without("--rank", candidates=candidates, rank_weight=rank_weight is not None)
     settings = read_settings()
     rule = PriorityRule(settings.cache_max_age_s if max_age is None else max_age, need)
+    ordered = candidates or max(k, _CANDIDATES)
     config = RefreshConfig(
         k=k,
-        beam_width=max(beam, k),
+        beam_width=max(beam, k, ordered if rank else 0),
+        candidates=ordered if rank else None,
+        rank_weight=1.0 if rank_weight is None else rank_weight,
         entry_ttl_s=settings.entry_ttl_s,
         history_length=settings.history_length,
         history_ttl_s=settings.history_ttl_s,

@@ -96,6 +96,15 @@ def evaluate(
     split: SplitOption = "test",
     beam: BeamOption = 50,
     constraint: ConstraintOption = "trie",
+    rank: Annotated[
+        bool, typer.Option("--rank", help="Measure the version's ranker too, on the decoder's candidates.")
+    ] = False,
+    candidates: Annotated[int | None, typer.Option(min=20, max=1000, help="Of --rank: items it orders; 50.")] = None,
+    rank_weight: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="Of --rank: its share of the order, a row for each; 1 by default. Repeatable."),
+    ] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="Measure this many users; all by default.")] = None,
     columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
@@ -103,12 +112,21 @@ def evaluate(
     chosen_split, chosen_constraint = held_out(split), _constraint(constraint)
     quiet_libraries()
     from model_store.decoders.torch_decoder import TorchDecoder
+    from offline.evaluate import Reranking
     from offline.evaluate import evaluate as run_evaluation
+    from offline.reranking import ranker_record
 
+    if not rank and (rank_weight or candidates):
+        raise typer.BadParameter("only with --rank", param_hint="--rank-weight" if rank_weight else "--candidates")
     bundle = open_bundle(read_settings(), version)
+    reranking = None
+    if rank:
+        ranker_record(bundle)
+        reranking = Reranking(candidates=candidates or Reranking.candidates, weights=tuple(rank_weight or (1.0,)))
     dataset = read_data(data, columns)
     decoder = TorchDecoder.from_bundle(bundle)
     result = run_evaluation(bundle, decoder, dataset, chosen_split, beam, constraint=chosen_constraint)
+    result = run_evaluation(bundle, decoder, dataset, chosen_split, beam, reranking=reranking, users=users)
     if as_json:
         typer.echo(json.dumps(result.as_dict()))
         return
@@ -120,6 +138,9 @@ def evaluate(
         print_table(systems)
         if chosen_constraint == "position":
             print_table(result.codes[protocol])
+        if reranking is not None:
+            share = result.among_candidates[protocol]
+            typer.echo(f"  the {reranking.candidates} candidates hold the item of {share:.4f} of the users")
 
 
 @commands.command("evaluate-queries")

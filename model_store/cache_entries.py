@@ -8,6 +8,9 @@ offset  size  field
 8       4     digest of the history it was decoded from, little endian
 12      4*K   codes, one byte a level, best first
 12+4*K  2*K   scores, float16, little endian, natural-log probabilities
+
+The order is the generator's, so that scores descend, or a ranker's, where the generator's name says so: each item keeps
+the score that its generator gave it.
 """
 
 import struct
@@ -23,7 +26,9 @@ from numpy.typing import NDArray
 from model_store.errors import CacheEntryUnreadable
 
 ENTRY_FORMAT = 2
-GENERATORS = ("unknown", "torch", "vllm")
+_RANKED = "+ranker"
+GENERATORS = ("unknown", "torch", "vllm", "torch" + _RANKED, "vllm" + _RANKED)
+_IS_RANKED = np.array([name.endswith(_RANKED) for name in GENERATORS])
 
 _HEADER = struct.Struct("<BBHII")
 _HEADER_FIELDS = np.dtype(
@@ -32,6 +37,15 @@ _HEADER_FIELDS = np.dtype(
 _CODE_BYTES = 4
 _SCORE_BYTES = 2
 _ITEM_BYTES = _CODE_BYTES + _SCORE_BYTES
+
+
+def ranked(generator: str) -> str:
+    """The name in entries of a generator whose lists a ranker has reordered.
+
+    >>> ranked("torch")
+    'torch+ranker'
+    """
+    return generator + _RANKED
 
 
 def history_digest(items: Iterable[bytes]) -> int:
@@ -49,10 +63,10 @@ class CacheEntry:
 
     Attributes:
         codes_KL: uint8 [K, L].
-        scores: float16 [K], the items' log-probabilities under constrained decoding.
+        scores: float16 [K], the items' log-probabilities under constrained decoding; they descend unless it was ranked.
         history_digest: of the history it was decoded from.
         decoded_at: Unix seconds.
-        generator: what decoded it, one of GENERATORS.
+        generator: what decoded it, one of GENERATORS; it ends with "+ranker" where a ranker has reordered the list.
     """
 
     codes_KL: NDArray[np.uint8]
@@ -178,6 +192,7 @@ class EntryTable:
         history_digests: int64 [U], of the histories they were decoded from.
         codes_UKL: uint8 [U, K, L], best first, zeros behind the last item.
         scores_UK: float16 [U, K], -inf behind the last item.
+        ranked: bool [U], whether a ranker has reordered the list.
     """
 
     readable: NDArray[np.bool_]
@@ -186,6 +201,7 @@ class EntryTable:
     history_digests: NDArray[np.int64]
     codes_UKL: NDArray[np.uint8]
     scores_UK: NDArray[np.float16]
+    ranked: NDArray[np.bool_]
 
     @classmethod
     def unpack(cls, values: Sequence[bytes]) -> "EntryTable":
@@ -200,6 +216,7 @@ class EntryTable:
             history_digests=np.zeros(len(values), dtype=np.int64),
             codes_UKL=np.zeros((len(values), most, _CODE_BYTES), dtype=np.uint8),
             scores_UK=np.full((len(values), most), -np.inf, dtype=np.float16),
+            ranked=np.zeros(len(values), dtype=bool),
         )
         for length in np.unique(lengths):
             count, left = divmod(int(length) - _HEADER.size, _ITEM_BYTES)
@@ -217,6 +234,7 @@ class EntryTable:
             table.counts[rows] = count
             table.decoded_at[rows] = heads["decoded_at"][fits]
             table.history_digests[rows] = heads["history_digest"][fits]
+            table.ranked[rows] = _IS_RANKED[heads["generator"][fits]]
             table.codes_UKL[rows, :count] = bytes_RB[:, _HEADER.size : codes_end].reshape(len(rows), count, _CODE_BYTES)
             scores = np.frombuffer(bytes_RB[:, codes_end:].tobytes(), "<f2")
             table.scores_UK[rows, :count] = scores.reshape(len(rows), count)

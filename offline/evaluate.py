@@ -5,9 +5,11 @@ ranking, `unseen` takes them out. Published numbers use either; compare only wit
 
 Beside the metrics stands how many of the codes that a decoder returned name an item: under the trie all of them. With
 the per-position constraint, which exists only here, a system more shows what the same language model does without one.
+A version's ranker is measured on the generator's own candidates: what the two rows differ in is the order alone.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
 from model_store.collaborative.encoder_files import load_encoder
-from model_store.decoders.protocol import Decoder, DecodeRequest
+from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
 from offline.code_validity import code_validity, spelled
@@ -23,7 +25,12 @@ from offline.held_out_ranking import Scores, decoded_lists, decoded_sequences, s
 from offline.interactions import Dataset
 from offline.leave_one_out import EvaluationCases, leave_one_out
 from offline.per_position_decode import PerPositionDecoder
+from offline.held_out_ranking import Scores, decoded_answers, scored_ranks
+from offline.interactions import Dataset
+from offline.leave_one_out import EvaluationCases, leave_one_out
+from offline.progress import progress
 from offline.ranking_metrics import CUTOFFS, ranking_metrics, ranks_in_lists
+from offline.reranking import Reranker, ranker_record, reordered
 
 SplitName = Literal["valid", "test"]
 Constraint = Literal["trie", "position"]
@@ -34,9 +41,35 @@ PER_POSITION = "per position"
 """The row of a version's language model without its encoder and without a trie (see `per_position_decode`)."""
 
 
+_USERS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reranking:
+    """How a version's ranker is measured."""
+
+    candidates: int = 50
+    """Of each user, from the generator."""
+    weights: tuple[float, ...] = (1.0,)
+    """The ranker's shares of the order, a row each."""
+
+    def __post_init__(self) -> None:
+        if self.candidates < max(CUTOFFS):
+            raise TesseraError(f"evaluate --rank: {self.candidates} candidates; at least {max(CUTOFFS)} are measured")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics by protocol and system, and `code_validity` by protocol and decoder."""
+    """Metrics by protocol and system.
+
+    Attributes:
+        dataset, version, split: what was measured on what.
+        users: how many.
+        protocols: protocol -> row -> metric -> value.
+        among_candidates: by protocol, the share of users whose item is among the candidates that the ranker ordered:
+            no order of them can exceed it. Empty without a ranker.
+    """
 
     dataset: str
     version: str
@@ -44,6 +77,7 @@ class Evaluation:
     users: int
     protocols: dict[str, dict[str, dict[str, float]]]
     codes: dict[str, dict[str, dict[str, float]]]
+    among_candidates: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The object that `tessera evaluate --json` prints."""
@@ -58,6 +92,8 @@ def evaluate(
     beam_width: int,
     *,
     constraint: Constraint = "trie",
+    reranking: Reranking | None = None,
+    users: int | None = None,
 ) -> Evaluation:
     """Measure a version.
 
@@ -68,9 +104,16 @@ def evaluate(
         split: whose items are to be found.
         beam_width: of the search under the trie.
         constraint: with `position`, a search under the per-position constraint is measured too.
+        decoder: of it.
+        dataset: what it was trained on.
+        split: which held-out items.
+        beam_width: of the decodes; raised to the candidates of a ranker, for the generator's own rows too.
+        reranking: measure its ranker beside it; None for the generator alone.
+        users: measure this many, drawn by the version's seed; all by default.
 
     Raises:
-        TesseraError: the version was trained on other data, so that this split may hold its training events.
+        TesseraError: the version was trained on other data, so that this split may hold its training events. Or it has
+            no ranker to be measured.
     """
     if dataset.fingerprint != bundle.manifest.data_fingerprint:
         raise TesseraError(
@@ -78,14 +121,15 @@ def evaluate(
             f"({bundle.manifest.data_fingerprint[:12]}), this is {dataset.name!r} ({dataset.fingerprint[:12]}); "
             "evaluate it on its own data, or pass --version"
         )
+    ranking = None if reranking is None else _Ranking(bundle, dataset, reranking)
     cases = leave_one_out(dataset).evaluation_cases(split)
     if len(cases.targets) == 0:
         raise TesseraError(f"{dataset.name}: no user has the 3 events an evaluation needs")
+    if users is not None:
+        cases = cases.select(np.random.default_rng(bundle.manifest.seed).permutation(len(cases.targets))[:users])
     encoder = load_encoder(bundle.encoder_path)
-    decoders = {"tessera": decoder}
+    alone = decoder.alone() if bundle.manifest.collaborative_weight else None
     scores: dict[str, Scores] = {}
-    if bundle.manifest.collaborative_weight:
-        decoders[ALONE] = decoder.alone()
     if bundle.teacher_path != bundle.encoder_path:
         teacher = load_encoder(bundle.teacher_path)
         scores["teacher"] = lambda some: teacher.next_item_logits(some).numpy()
@@ -125,11 +169,56 @@ class _Answers:
 def _under_the_trie(
     decoder: Decoder, bundle: Bundle, cases: EvaluationCases, beam_width: int, seen_excluded: bool, what: str
 ) -> _Answers:
+    most = max(CUTOFFS) if reranking is None else reranking.candidates
+    width = max(beam_width, most)
+    protocols: dict[str, dict[str, dict[str, float]]] = {}
+    among_candidates: dict[str, float] = {}
+    for name, seen_excluded in (("all", False), ("unseen", True)):
+        found = _decoded(decoder, cases, most, width, seen_excluded, f"tessera, {name}")
+        rows = {"tessera": _metrics(found, cases)}
+        if ranking is not None:
+            rows |= ranking.rows(cases, found, name)
+            among_candidates[name] = float((ranks_in_lists(_items(found), cases.targets) > 0).mean())
+        if alone is not None:
+            lists = _decoded(alone, cases, max(CUTOFFS), width, seen_excluded, f"{ALONE}, {name}")
+            rows[ALONE] = _metrics(lists, cases)
+        protocols[name] = rows | {system: _scored(cases, seen_excluded, one) for system, one in scores.items()}
+    return Evaluation(dataset.name, bundle.version, split, len(cases.targets), protocols, among_candidates)
+
+
+class _Ranking:
+    """Measures a version's ranker."""
+
+    def __init__(self, bundle: Bundle, dataset: Dataset, config: Reranking) -> None:
+        self._name, self._user_ids, self._config = ranker_record(bundle).recipe, dataset.user_ids, config
+        self._reranker = Reranker.of_version(bundle)
+
+    def rows(
+        self, cases: EvaluationCases, found: Sequence[list[Decoded]], protocol: str
+    ) -> dict[str, dict[str, float]]:
+        """A row for each weight; candidates and scores are the same in all of them."""
+        scores = []
+        with progress(f"rank ({self._name}, {protocol})", len(found), "users") as advance:
+            for start in range(0, len(found), _USERS_AT_A_TIME):
+                some = found[start : start + _USERS_AT_A_TIME]
+                rows = range(start, start + len(some))
+                users = [self._user_ids[cases.users[row]] for row in rows]
+                scores += self._reranker.scores(users, [cases.histories[row] for row in rows], some)
+                advance(len(some))
+        return {
+            self._name if weight == 1 else f"{self._name} x {weight:g}": _metrics(
+                [reordered(items, scores_K, weight) for items, scores_K in zip(found, scores, strict=True)], cases
+            )
+            for weight in self._config.weights
+        }
+
+
+def _decoded(
+    decoder: Decoder, cases: EvaluationCases, most: int, beam_width: int, seen_excluded: bool, what: str
+) -> list[list[Decoded]]:
     nothing = np.empty(0, dtype=np.int32)
     requests = [
-        DecodeRequest(
-            history=history, n=max(CUTOFFS), beam_width=beam_width, excluded=history if seen_excluded else nothing
-        )
+        DecodeRequest(history=history, n=most, beam_width=beam_width, excluded=history if seen_excluded else nothing)
         for history in (cases.histories[row] for row in range(len(cases.targets)))
     ]
     lists = decoded_lists(decoder, requests, what)
@@ -151,6 +240,15 @@ def _items_of(
             kept &= ~np.isin(items, cases.histories[row])
         lists.append(items[kept].tolist())
     return lists
+    return decoded_answers(decoder, requests, what)
+
+
+def _items(found: Sequence[list[Decoded]]) -> list[list[int]]:
+    return [[one.item for one in items] for items in found]
+
+
+def _metrics(found: Sequence[list[Decoded]], cases: EvaluationCases) -> dict[str, float]:
+    return ranking_metrics(ranks_in_lists(_items(found), cases.targets))
 
 
 def _scored(cases: EvaluationCases, seen_excluded: bool, scores: Scores) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.decoders.protocol import Decoder, DecodeRequest
+from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
 from offline.leave_one_out import Histories
 from offline.per_position_decode import PerPositionDecoder
 from offline.progress import progress
@@ -19,13 +19,18 @@ Scores = Callable[[list[NDArray[np.int32]]], NDArray[np.float32]]
 
 def decoded_lists(decoder: Decoder, requests: Sequence[DecodeRequest], what: str) -> list[list[int]]:
     """The items of each request's answer, best first; `what` names the work in its progress."""
-    lists: list[list[int]] = []
+    return [[one.item for one in answer] for answer in decoded_answers(decoder, requests, what)]
+
+
+def decoded_answers(decoder: Decoder, requests: Sequence[DecodeRequest], what: str) -> list[list[Decoded]]:
+    """Each request's answer, best first; `what` names the work in its progress."""
+    found: list[list[Decoded]] = []
     with progress(f"decode ({what})", len(requests), "users") as advance:
         for start in range(0, len(requests), _CHUNK):
             answers = decoder.decode(requests[start : start + _CHUNK])
-            lists += [[decoded.item for decoded in answer] for answer in answers]
+            found += answers
             advance(len(answers))
-    return lists
+    return found
 
 
 def decoded_sequences(

@@ -39,6 +39,13 @@ class EvaluationCases:
     users: NDArray[np.int64]
     """Shape (n,), index of the user in the data set."""
 
+    def select(self, rows: NDArray[np.int64]) -> "EvaluationCases":
+        """Those of some rows, in the order of these."""
+        histories = [self.histories[row] for row in rows]
+        offsets = np.cumsum([0, *(len(history) for history in histories)]).astype(np.int64)
+        items = np.concatenate([np.empty(0, np.int32), *histories]).astype(np.int32)
+        return EvaluationCases(Histories(offsets, items), self.targets[rows], self.users[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

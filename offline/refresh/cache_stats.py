@@ -54,6 +54,7 @@ class Sample:
         expires_in_s: until the first of the buckets expires; None if one or another never does.
         compact: share of the buckets that Redis keeps compact.
         longest_entry: bytes.
+        ranked: share of readable entries that are in a ranker's order.
     """
 
     users: int
@@ -65,6 +66,7 @@ class Sample:
     expires_in_s: int | None
     compact: float
     longest_entry: int
+    ranked: float
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _sample(redis: Any, keys: Keys, layout: EntryLayout, buckets: list[int]) -> 
     readable = np.concatenate([part.entries.readable for part in parts])
     counts = np.concatenate([part.entries.counts for part in parts])
     decoded_at = np.concatenate([part.entries.decoded_at for part in parts])[readable]
+    ranked = np.concatenate([part.entries.ranked for part in parts])[readable]
     ages = np.maximum(int(time.time()) - decoded_at, 0)
     return Sample(
         users=len(readable),
@@ -173,6 +176,7 @@ def _sample(redis: Any, keys: Keys, layout: EntryLayout, buckets: list[int]) -> 
         expires_in_s=min(lifetimes) if min(lifetimes) >= 0 else None,
         compact=round(sum(encoding in _COMPACT for encoding in encodings) / len(encodings), 4),
         longest_entry=packed_bytes(int(counts.max())),
+        ranked=round(float(ranked.mean()), 4) if len(ranked) else 0.0,
     )
 
 

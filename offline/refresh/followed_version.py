@@ -100,5 +100,15 @@ class FollowedVersion:
 
     def _opened(self, version: str) -> OpenVersion:
         bundle = self._store.open(version)
+        if self._config.candidates is not None:
+            from offline.reranking import ranker_record
+
+            # Before a model is loaded for nothing.
+            ranker_record(bundle)
         decoder = self._open_decoder(bundle)
-        return OpenVersion(bundle, decoder, UserRefresh(self._redis, self._keys, bundle, decoder, self._config))
+        try:
+            return OpenVersion(bundle, decoder, UserRefresh(self._redis, self._keys, bundle, decoder, self._config))
+        except TesseraError:
+            # Its ranker cannot be loaded.
+            decoder.close()
+            raise

@@ -42,6 +42,7 @@ class RefreshSummary:
         k: items kept for each.
         seconds: of this command, histories and start-up of the model left out.
         users_per_second: users this command decoded, by its seconds.
+        candidates: items of each user that a ranker ordered; None without one.
     """
 
     version: str
@@ -51,6 +52,7 @@ class RefreshSummary:
     k: int
     seconds: float
     users_per_second: float
+    candidates: int | None = None
 
 
 def run_refresh(
@@ -111,6 +113,7 @@ def run_refresh(
         k=plan.k,
         seconds=round(seconds, 3),
         users_per_second=round(decoded / seconds, 1) if seconds else 0.0,
+        candidates=plan.candidates,
     )
 
 

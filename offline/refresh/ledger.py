@@ -28,17 +28,22 @@ class Plan:
         beam_width: of the decodes.
         buckets: of the version's cache.
         buckets_per_shard: which shard has which number.
+        candidates: items that a ranker orders; None without one.
+        rank_weight: its share of the order.
     """
 
     k: int
     beam_width: int
     buckets: int
     buckets_per_shard: Annotated[int, Field(ge=1)]
+    candidates: int | None = None
+    rank_weight: float = 1.0
 
     @classmethod
     def of(cls, bundle: Bundle, config: RefreshConfig, buckets_per_shard: int) -> "Plan":
         """The plan of a refresh that starts now."""
-        return cls(config.k, config.beam_width, bundle.entry_layout.buckets, buckets_per_shard)
+        buckets = bundle.entry_layout.buckets
+        return cls(config.k, config.beam_width, buckets, buckets_per_shard, config.candidates, config.rank_weight)
 
     @property
     def shards(self) -> int:
@@ -122,7 +127,9 @@ class Ledger:
         before = unfinished.plan
         if before is None:
             raise self._other("was begun by another Tessera")
-        for name in ("k", "beam_width", "buckets"):
+        if (before.candidates is None) != (plan.candidates is None):
+            raise self._other("was begun without --rank" if before.candidates is None else "was begun with --rank")
+        for name in ("k", "beam_width", "buckets", "candidates", "rank_weight"):
             if getattr(before, name) != getattr(plan, name):
                 raise self._other(f"has {name} {getattr(before, name)}, not {getattr(plan, name)}")
         return before, unfinished.done

@@ -11,6 +11,7 @@ from model_store.cache_keys import EntryLayout
 from model_store.errors import TesseraError
 from offline.progress import progress
 from offline.redis_connection import REDIS_FAILURES
+from offline.refresh.config import RefreshConfig
 from offline.refresh.selection import Selection
 from offline.refresh.user_refresh import UserRefresh
 
@@ -45,6 +46,7 @@ class SelectedSummary:
         k: items kept for each.
         seconds: of the refresh, the selection and start-up of the model left out.
         users_per_second: users done, by these seconds.
+        candidates: items of each user that a ranker ordered; None without one.
     """
 
     version: str
@@ -55,6 +57,7 @@ class SelectedSummary:
     k: int
     seconds: float
     users_per_second: float
+    candidates: int | None = None
 
 
 def refresh_selected(
@@ -99,8 +102,7 @@ def run_selected_refresh(
     layout: EntryLayout,
     selection: Selection,
     *,
-    k: int,
-    batch_users: int,
+    config: RefreshConfig,
     budget_s: float | None = None,
 ) -> SelectedSummary:
     """Refresh the users of a selection, and tell how far it came.
@@ -110,8 +112,7 @@ def run_selected_refresh(
         refresh: does the work.
         layout: of the version.
         selection: of whom.
-        k: items of each entry.
-        batch_users: users of a batch at most.
+        config: of the refresh.
         budget_s: time for it; the batch under way is finished.
 
     Raises:
@@ -122,7 +123,8 @@ def run_selected_refresh(
     done, written = 0, list[int]()
     try:
         with progress(f"refresh {version}", len(selection.users), "users") as advance:
-            for batch in refresh_selected(refresh, layout, selection, batch_users=batch_users, until=until):
+            batches = refresh_selected(refresh, layout, selection, batch_users=config.shard_users, until=until)
+            for batch in batches:
                 done += len(batch.rows)
                 written += batch.written
                 advance(len(batch.rows))
@@ -138,7 +140,8 @@ def run_selected_refresh(
         skipped=done - len(written),
         left=selection.found - done,
         reasons=selection.count_reasons(written),
-        k=k,
+        k=config.k,
         seconds=round(seconds, 3),
         users_per_second=round(done / seconds, 1) if seconds else 0.0,
+        candidates=config.candidates,
     )

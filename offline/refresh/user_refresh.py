@@ -10,19 +10,22 @@ An entry is written whole by one command, so nobody ever reads half of one, and 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
-from model_store.cache_entries import history_digest, pack_entries
+from model_store.cache_entries import history_digest, pack_entries, ranked
 from model_store.cache_keys import Keys
 from model_store.catalog import Catalog
 from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
 from model_store.prefix_trie import EligibleItems
 from offline.item_changes import ShownItems
 from offline.refresh.config import RefreshConfig
+
+if TYPE_CHECKING:
+    from offline.reranking import Reranker
 
 _PIPELINE_COMMANDS = 1000
 
@@ -59,11 +62,15 @@ class UserRefresh:
         bundle: the version.
         decoder: decodes it.
         config: settings.
+
+    Raises:
+        TesseraError: lists are to be ranked, and the version has no ranker or one that cannot be loaded.
     """
 
     def __init__(self, redis: Any, keys: Keys, bundle: Bundle, decoder: Decoder, config: RefreshConfig) -> None:
         self._redis, self._keys, self._bundle = redis, keys, bundle
         self._decoder, self._config = decoder, config
+        self._reranker = None if config.candidates is None else _reranker(bundle, config)
         self.shown = ShownItems(redis, keys, bundle)
 
     def refresh(self, users: Sequence[str]) -> int:
@@ -95,12 +102,15 @@ class UserRefresh:
         return Reading(users, stored, known, histories, excluded, eligible, read_at)
 
     def decode(self, reading: Reading) -> list[list[Decoded]]:
-        """Decode a list for each known user, without what must not be shown to that user or to anybody."""
-        return self._decoder.decode(
+        """Decode a list for each known user, without what must not be shown to that user or to anybody.
+
+        Where lists are ranked, more is decoded, and what comes first in the ranker's order is left.
+        """
+        found = self._decoder.decode(
             [
                 DecodeRequest(
                     history=items,
-                    n=self._config.k,
+                    n=self._config.candidates or self._config.k,
                     beam_width=self._config.beam_width,
                     excluded=excluded,
                     eligible=reading.eligible,
@@ -108,6 +118,10 @@ class UserRefresh:
                 for items, excluded in zip(reading.histories, reading.excluded, strict=True)
             ]
         )
+        if self._reranker is None:
+            return found
+        users = [reading.users[row] for row in reading.known]
+        return self._reranker.reorder(users, reading.histories, found, self._config.k)
 
     def write(self, reading: Reading, lists: Sequence[list[Decoded]]) -> int:
         """Write the lists of the known users; returns how many.
@@ -202,14 +216,22 @@ class UserRefresh:
         for row, decoded in enumerate(lists):
             rows_of.setdefault(len(decoded), []).append(row)
         codes_NL = self._bundle.item_codes.codes_NL
+        generator = self._decoder.name if self._reranker is None else ranked(self._decoder.name)
         digests = np.array([history_digest(reading.stored[row]) for row in reading.known], dtype=np.uint32)
         for rows in rows_of.values():
             items_UK = np.array([[one.item for one in lists[row]] for row in rows], dtype=np.int64)
             scores_UK = np.array([[one.score for one in lists[row]] for row in rows], dtype=np.float16)
-            entries = pack_entries(codes_NL[items_UK], scores_UK, digests[rows], reading.read_at, self._decoder.name)
+            entries = pack_entries(codes_NL[items_UK], scores_UK, digests[rows], reading.read_at, generator)
             for row, entry in zip(rows, entries, strict=True):
                 packed[row] = entry
         return packed
+
+
+def _reranker(bundle: Bundle, config: RefreshConfig) -> "Reranker":
+    # Imported here: Ray's workers say how many threads torch may have before it is there.
+    from offline.reranking import Reranker
+
+    return Reranker.of_version(bundle, config.rank_weight)
 
 
 def _known_items(catalog: Catalog, history: list[bytes]) -> NDArray[np.int32]:

@@ -17,10 +17,12 @@ from offline.refresh.shard_refresh import ShardRefresh
 from offline.refresh.user_plan import user_plan
 from offline.refresh.user_refresh import UserRefresh
 from tests.cached_entries import packed_entry
+from tests.ranked_bundle import publish_with_ranker
 from tests.tiny_bundle import build_tiny_bundle
 
 KEYS = Keys("test")
 CONFIG = RefreshConfig(k=5, beam_width=10, shard_users=20)
+RANKED = RefreshConfig(k=5, beam_width=12, shard_users=20, candidates=12)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,12 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, dataset):
     return build_tiny_bundle(tmp_path_factory.mktemp("store"), catalog=dataset.catalog)
+
+
+@pytest.fixture(scope="module")
+def ranked_bundle(bundle):
+    """The same version with a ranker beside it; the other one stays active."""
+    return publish_with_ranker(bundle.path.parent, bundle)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def decoder_killed_once(bundle, *, happened):
     return KilledOnce(torch_decoder(bundle), happened)
 
 
-def refresh_on_ray(workers, bundle, url, users, *, open_decoder=torch_decoder, resume=False):
+def refresh_on_ray(workers, bundle, url, users, *, open_decoder=torch_decoder, resume=False, config=CONFIG):
     """Refresh as the command does."""
     ledger = Ledger(connect(url), KEYS, bundle.version)
     job = WorkerJob(
@@ -71,12 +71,12 @@ def refresh_on_ray(workers, bundle, url, users, *, open_decoder=torch_decoder, r
         version=bundle.version,
         redis_url=SecretStr(url),
         namespace=KEYS.namespace,
-        config=CONFIG,
+        config=config,
         partial=False,
         open_decoder=open_decoder,
     )
     with user_plan(users, bundle.entry_layout) as listed:
-        plan = Plan.of(bundle, CONFIG, listed.buckets_per_shard(CONFIG.shard_users))
+        plan = Plan.of(bundle, config, listed.buckets_per_shard(config.shard_users))
         run = on_ray(job, workers, plan.shards)
         return run_refresh(bundle.version, listed, run, ledger, plan, resume=resume)
 

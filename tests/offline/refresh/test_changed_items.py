@@ -16,7 +16,7 @@ from offline.refresh.selected_refresh import run_selected_refresh
 from offline.refresh.selection import select_everyone
 from offline.refresh.user_refresh import UserRefresh
 from tests.app.conftest import running
-from tests.offline.refresh.conftest import CONFIG, KEYS
+from tests.offline.refresh.conftest import CONFIG, KEYS, RANKED
 
 RULE = PriorityRule(86_400, need=5)
 
@@ -83,6 +83,24 @@ def test_items_that_were_taken_away_are_in_no_entry(redis, bundle, refresh, user
         assert not gone & set(items)
 
 
+def test_items_that_were_taken_away_are_in_no_ranked_entry(redis, ranked_bundle, refresh, users, api):
+    refresh(users, bundle=ranked_bundle, config=RANKED)
+    ids = ranked_bundle.catalog.item_ids
+    hidden, deleted, blocked = (items_of(refresh, ranked_bundle, users[0])[place] for place in (0, 1, 2))
+    api(
+        ("PATCH", f"/items/{ids[hidden]}", {"hidden": True}),
+        ("DELETE", f"/items/{ids[deleted]}", None),
+        ("PATCH", f"/users/{users[0]}/blocks", {"block": [ids[blocked]]}),
+    )
+    refresh(users, bundle=ranked_bundle, config=RANKED)
+    for user in users:
+        entry = refresh.entry(user)
+        items = items_of(refresh, ranked_bundle, user)
+        assert (len(items), entry.generator) == (5, "torch+ranker")
+        assert not {hidden, deleted} & set(items)
+    assert blocked not in items_of(refresh, ranked_bundle, users[0])
+
+
 def test_entries_that_lost_items_are_refreshed_first_and_once(redis, bundle, decoder, refresh, users, api):
     refresh(users)
     assert select_everyone(redis, KEYS, bundle, RULE).users == []
@@ -93,7 +111,7 @@ def test_entries_that_lost_items_are_refreshed_first_and_once(redis, bundle, dec
     assert set(selection.users) == having
     assert selection.count_reasons() == {"short": len(having)}
     by_user = UserRefresh(redis, KEYS, bundle, decoder, CONFIG)
-    run_selected_refresh(bundle.version, by_user, bundle.entry_layout, selection, k=5, batch_users=20)
+    run_selected_refresh(bundle.version, by_user, bundle.entry_layout, selection, config=CONFIG)
     assert select_everyone(redis, KEYS, bundle, RULE).users == []
     assert not any(lost in items_of(refresh, bundle, user) for user in users)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from offline.refresh.ray_cluster import LOCAL, Workers, _fitting, ray_workers
 from offline.refresh.ray_worker import ShardWorker, WorkerJob, shard_of, table_of
 from offline.refresh.user_plan import Shard
 from tests.cached_entries import cached_users, packed_entry, put_packed
-from tests.offline.refresh.conftest import KEYS
+from tests.offline.refresh.conftest import KEYS, RANKED
 from tests.offline.refresh.ray_refresh import CONFIG, decoder_killed_once, refresh_on_ray, torch_decoder
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +62,20 @@ def test_two_workers_write_what_this_machine_alone_does_although_one_is_killed(
     entries = sum(redis.hlen(KEYS.bucket(bundle.entry_layout, number)) for number in range(bundle.entry_layout.buckets))
     assert entries == 70
     assert entries_of(redis, bundle, users) == expected
+
+
+def test_workers_rank_as_this_machine_does(redis, refresh, ranked_bundle, users, workers, url):
+    refresh(users, bundle=ranked_bundle, config=RANKED)
+    expected = entries_of(redis, ranked_bundle, users)
+    redis.delete(*(KEYS.bucket(ranked_bundle.entry_layout, n) for n in range(ranked_bundle.entry_layout.buckets)))
+    config = replace(RANKED, shard_users=4)
+    summary = refresh_on_ray(workers, ranked_bundle, url, users, config=config)
+    assert (summary.users, summary.candidates) == (70, 12)
+    found = entries_of(redis, ranked_bundle, users)
+    assert {user: codes for user, (codes, _, _) in found.items()} == {
+        user: codes for user, (codes, _, _) in expected.items()
+    }
+    assert {generator for _, _, generator in found.values()} == {"torch+ranker"}
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def run(redis, bundle, decoder):
         by_user = UserRefresh(redis, KEYS, bundle, decoder, CONFIG)
         selection = select_everyone(redis, KEYS, bundle, RULE, most=most)
         return run_selected_refresh(
-            bundle.version, by_user, bundle.entry_layout, selection, k=5, batch_users=20, budget_s=budget_s
+            bundle.version, by_user, bundle.entry_layout, selection, config=CONFIG, budget_s=budget_s
         )
 
     return run
