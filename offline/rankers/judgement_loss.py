@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.rankers.ranker import Ranker
+from model_store.rankers.sail_rec import SailRecRanker
 from model_store.rankers.sella_rec import SellaRecRanker
 from model_store.rankers.soft_prompt import Slot
 from model_store.rankers.text_only import TextOnlyRanker
@@ -35,7 +36,7 @@ class JudgementLoss:
     """
 
     def __init__(self, ranker: Ranker, data: RankingData, samples: JudgedSamples, loss_on: str) -> None:
-        assert isinstance(ranker, TextOnlyRanker | SellaRecRanker)
+        assert isinstance(ranker, TextOnlyRanker | SellaRecRanker | SailRecRanker)
         self._ranker, self._judgement = ranker, ranker.judgement
         self._data, self._samples, self._loss_on = data, samples, loss_on
 
