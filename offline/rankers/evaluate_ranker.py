@@ -39,12 +39,13 @@ def evaluate_ranker(
         scores = judged_scores(scorer, data, chosen, what)
         metrics = {"auc": auc(scores, chosen.labels), "uauc": uauc(scores, chosen.labels, chosen.users)}
         for name, where in (("auc_warm", chosen.warm), ("auc_cold", ~chosen.warm)):
-            metrics[name] = auc(scores[where], chosen.labels[where])
+            if not np.isnan(own := auc(scores[where], chosen.labels[where])):
+                metrics[name] = own
         return metrics
     lists = data.lists[part]
     rows = _some(len(lists), most, seed)
-    found = _scored(scorer, data.list_requests(lists, rows), what)
-    metrics = ranking_metrics(first_place_ranks(np.stack(found)), (1, 10))
+    found = np.stack(_scored(scorer, data.list_requests(lists, rows), what))
+    metrics = ranking_metrics(first_place_ranks(found), (1, 10))
     return {"hit@1": metrics["recall@1"], "ndcg@10": metrics["ndcg@10"]}
 
 

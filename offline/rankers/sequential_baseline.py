@@ -25,7 +25,7 @@ from offline.rankers.fitting import FitConfig, Trained, fit
 from offline.rankers.judgement_loss import validation_score
 from offline.rankers.ranking_data import RankingData
 
-FIT = FitConfig(epochs=30, batch=256, at_once=256, learning_rate=1e-3, weight_decay=0.1, patience=5)
+FIT = FitConfig(epochs=15, batch=256, at_once=256, learning_rate=1e-3, weight_decay=0.1, patience=3)
 
 
 def train_sequential(

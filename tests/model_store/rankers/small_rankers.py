@@ -77,14 +77,18 @@ def small_sella(
     tokens: tuple[str, ...] = ("user", "item", "warm"),
     match_norm: bool = True,
     catalog: Catalog | None = None,
+    seed: int = 0,
 ) -> SellaRecRanker:
     """It knows the users user-0 to user-6."""
     catalog = catalog or small_catalog()
-    language_model = small_language_model(architecture)
+    language_model = small_language_model(architecture, seed)
     config = SellaRecConfig(
         users=USERS, items=len(catalog), size=8, width=16, tokens=tokens, match_norm=match_norm, question=QUESTION
     )
     ranker = SellaRecRanker(config, language_model, catalog)
+    for table in (ranker.tables.users, ranker.tables.items):
+        # As far apart as after training.
+        torch.nn.init.normal_(table.weight)
     ranker.tables.name_users(sorted(user_key(f"user-{number}") for number in range(USERS)))
     return ranker.eval()
 

@@ -12,8 +12,8 @@ KINDS = ("red", "blue")
 ITEMS, USERS = 24, 16
 
 
-def write_labelled(folder: Path, rows_a_user: int = 15) -> Path:
-    """Users like what is red or what is blue, and titles say which it is."""
+def write_labelled(folder: Path, rows_a_user: int = 15, *, all_alike: bool = False) -> Path:
+    """Users like what is red or what is blue, and titles say which it is; or all users like what is blue."""
     folder.mkdir()
     random = np.random.default_rng(1)
     _write_items(folder)
@@ -22,7 +22,7 @@ def write_labelled(folder: Path, rows_a_user: int = 15) -> Path:
         for user in range(USERS):
             for at in range(max(3, round(share * rows_a_user))):
                 item = int(random.integers(ITEMS))
-                lines.append(f"u{user}\ti{item}\t{int(item % 2 == user % 2)}\t{at}")
+                lines.append(f"u{user}\ti{item}\t{int(item % 2 == (all_alike or user % 2))}\t{at}")
         (folder / f"shop.{part}.inter").write_text("\n".join(lines) + "\n")
     return folder
 

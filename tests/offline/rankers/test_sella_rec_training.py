@@ -54,11 +54,12 @@ def before_injection(data: RankingData, *overrides: str) -> tuple[RankerLanguage
     return language_model, train_factors(data, titles, replace(chosen.alignment, epochs=1), 0), chosen
 
 
-def test_it_learns_what_users_like_and_says_so_again(labelled: RankingData) -> None:
-    chosen = recipe("text.epochs=10", "injection.epochs=20", "injection.patience=40", "injection.learning_rate=0.01")
+def test_it_learns_what_users_like_and_says_so_again(tmp_path: Path) -> None:
+    labelled = read(write_labelled(tmp_path / "shop", all_alike=True))
+    chosen = recipe("text.epochs=10", "text.patience=20", "injection.epochs=4")
     first = train_sella_rec(chosen, labelled, "cpu")
     metrics = evaluate_ranker(first.ranker.rank, labelled, "test")
-    assert metrics["auc"] > 0.75
+    assert metrics["auc"] > 0.8
     assert set(first.baselines) == {"text-only"}
     assert set(first.reports) == {"text", "alignment", "injection"}
     second = train_sella_rec(chosen, labelled, "cpu")
@@ -110,10 +111,12 @@ def test_the_projector_starts_from_the_second_step_unless_told_otherwise(labelle
         assert torch.equal(ranker.tables.users.weight, factors.tables.users.weight)
 
 
-def test_alignment_draws_items_to_their_own_titles(labelled: RankingData) -> None:
+def test_alignment_draws_items_to_their_own_titles(tmp_path: Path) -> None:
+    labelled = read(write_labelled(tmp_path / "shop", rows_a_user=200))
     torch.manual_seed(0)
     titles = torch.randn(len(labelled.catalog), 12)
-    chosen = recipe("alignment.patience=100", "alignment.validation_rows=10").alignment
+    # One validation, at the end: there is nothing to choose from.
+    chosen = recipe("alignment.epochs=1", "alignment.batch=16").alignment
 
     def nearest(weight: float) -> float:
         factors = train_factors(labelled, titles, replace(chosen, weight=weight), 0)
