@@ -93,8 +93,9 @@ def small_sella(
     return ranker.eval()
 
 
-def small_text_only(architecture: str = "gpt-neox") -> TextOnlyRanker:
-    return TextOnlyRanker(TextOnlyConfig(question=QUESTION), small_language_model(architecture), small_catalog()).eval()
+def small_text_only(architecture: str = "gpt-neox", *, catalog: Catalog | None = None) -> TextOnlyRanker:
+    language_model, items = small_language_model(architecture), catalog or small_catalog()
+    return TextOnlyRanker(TextOnlyConfig(question=QUESTION), language_model, items).eval()
 
 
 def small_sail(
