@@ -114,9 +114,9 @@ def test_warm_ups_draw_tokens_to_profiles_and_titles_and_touch_nothing_else(labe
         (items, warm_up_items, "item_mapping"),
     ):
         everything = alignment.users if own == "user_mapping" else alignment.items
-        loss = float(alignment.loss(everything))
+        loss = float(alignment.loss(everything).detach())
         report = warm_up(ranker, alignment, chosen.warm_up, 0)
-        assert float(alignment.loss(everything)) < loss - 0.3
+        assert float(alignment.loss(everything).detach()) < loss - 0.3
         assert report["best_validation"] > report["curve"][0]["validation"] or report["best_step"] == 1
         after = ranker.state_dict()
         changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
