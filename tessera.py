@@ -6,7 +6,21 @@ Exit codes: 0 done, 1 could not (one line says what, where and what to do), 2 us
 
 import typer
 
-from command_line import backup, cache, events, export, items, keys, models, rank, refresh, serving, training, worker
+from command_line import (
+    backup,
+    cache,
+    events,
+    export,
+    items,
+    keys,
+    models,
+    rank,
+    rank_studies,
+    refresh,
+    serving,
+    training,
+    worker,
+)
 
 app = typer.Typer(
     help="Recommendations written by a language model, served in a millisecond.",
@@ -23,6 +37,8 @@ app.add_typer(items.items, name="items")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(models.models, name="models")
 app.add_typer(rank.rank, name="rank")
+rank.rank.command()(rank_studies.ablate)
+rank.rank.command()(rank_studies.attention)
 
 
 def main() -> None:

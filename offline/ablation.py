@@ -66,17 +66,17 @@ class Study:
     beam_width: int
 
 
-def read_rows(name_or_file: str, only: Sequence[str] = ()) -> tuple[Row, ...]:
-    """The rows of a study that comes with Tessera, or of a TOML file; `only` picks some by name.
+def read_rows(name_or_file: str, only: Sequence[str] = (), folder: Path = _ROWS_FOLDER) -> tuple[Row, ...]:
+    """The rows of a study that comes with Tessera (in `folder`), or of a TOML file; `only` picks some by name.
 
     Raises:
         TesseraError: no such file, not TOML, not rows, or a name in `only` that is not among them.
     """
-    path = Path(name_or_file) if name_or_file.endswith(".toml") else _ROWS_FOLDER / f"{name_or_file}.toml"
+    path = Path(name_or_file) if name_or_file.endswith(".toml") else folder / f"{name_or_file}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in _ROWS_FOLDER.glob("*.toml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise TesseraError(f"rows {name_or_file!r}: no file {path}; studies that come with Tessera: {known}") from None
     except tomllib.TOMLDecodeError as error:
         raise TesseraError(f"{path}: not TOML: {error}") from None

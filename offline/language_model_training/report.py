@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _LOSSES = "Training loss by task, nats an item or a token of text"
 _SEQUENTIAL = "next item of a history"
-_STYLE: dict[Any, Any] = {
+PICTURE_STYLE: dict[Any, Any] = {
     # Text stays text: a fifth of the size, and readable in any viewer. The salt makes equal pictures equal files.
     "svg.fonttype": "none",
     "svg.hashsalt": "tessera",
@@ -39,7 +39,7 @@ def write_report(folder: Path, training: dict[str, Any]) -> None:
     # Imported here: it takes seconds, and only this needs it.
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(PICTURE_STYLE):
         figure = _picture(training)
         figure.savefig(folder / "training.svg", format="svg", metadata={"Date": None})
 

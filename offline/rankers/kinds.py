@@ -10,6 +10,7 @@ import torch
 from model_store.errors import TesseraError
 from offline.rankers.ranker_recipe import RankerRecipe, TrainedRanker
 from offline.rankers.ranking_data import RankingData
+from offline.rankers.sail_rec import SailRecRecipe, train_sail_rec
 from offline.rankers.sella_rec import SellaRecRecipe, train_sella_rec
 from offline.recipe import apply_override, build_settings, read_recipe
 
@@ -29,7 +30,10 @@ class RankerKind:
     train: Callable[[Any, RankingData, torch.device | str], TrainedRanker]
 
 
-KINDS: dict[str, RankerKind] = {"sella-rec": RankerKind(SellaRecRecipe, train_sella_rec)}
+KINDS: dict[str, RankerKind] = {
+    "sella-rec": RankerKind(SellaRecRecipe, train_sella_rec),
+    "sail-rec": RankerKind(SailRecRecipe, train_sail_rec),
+}
 
 
 def load_ranker_recipe(name_or_file: str, overrides: list[str] | None = None) -> RankerRecipe:

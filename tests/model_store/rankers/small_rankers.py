@@ -16,7 +16,9 @@ from transformers import (
 )
 
 from model_store.catalog import Catalog
+from model_store.rankers.depth_pattern import DepthPatternConfig
 from model_store.rankers.judgement import JudgementConfig
+from model_store.rankers.sail_rec import SailRecConfig, SailRecRanker
 from model_store.rankers.sella_rec import SellaRecConfig, SellaRecRanker
 from model_store.rankers.soft_prompt_model import SoftPromptModel
 from model_store.rankers.text_only import TextOnlyConfig, TextOnlyRanker
@@ -91,5 +93,25 @@ def small_sella(
     return ranker.eval()
 
 
-def small_text_only(architecture: str = "gpt-neox") -> TextOnlyRanker:
-    return TextOnlyRanker(TextOnlyConfig(question=QUESTION), small_language_model(architecture), small_catalog()).eval()
+def small_text_only(architecture: str = "gpt-neox", *, catalog: Catalog | None = None) -> TextOnlyRanker:
+    language_model, items = small_language_model(architecture), catalog or small_catalog()
+    return TextOnlyRanker(TextOnlyConfig(question=QUESTION), language_model, items).eval()
+
+
+def small_sail(
+    architecture: str = "gpt-neox", *, pattern: str = "SNE", liked: int = 3, catalog: Catalog | None = None
+) -> SailRecRanker:
+    config = SailRecConfig(
+        users=USERS,
+        items=ITEMS,
+        size=8,
+        width=16,
+        heads=2,
+        liked=liked,
+        item_width=16,
+        steering=DepthPatternConfig(pattern=pattern, suppress=2.0, enhance=2.0),
+        question=QUESTION,
+    )
+    ranker = SailRecRanker(config, small_language_model(architecture), catalog or small_catalog())
+    ranker.tables.name_users(sorted(user_key(f"user-{number}") for number in range(USERS)))
+    return ranker.eval()

@@ -6,7 +6,7 @@ import torch
 
 from model_store.rankers.ranker import Ranker, RankRequest
 from model_store.rankers.user_keys import user_key
-from tests.model_store.rankers.small_rankers import ARCHITECTURES, ITEMS, small_sella, small_text_only
+from tests.model_store.rankers.small_rankers import ARCHITECTURES, ITEMS, small_sail, small_sella, small_text_only
 
 
 def requests() -> list[RankRequest]:
@@ -29,6 +29,7 @@ def rankers() -> list[tuple[str, Ranker]]:
         made += [
             (f"sella {architecture}", small_sella(architecture)),
             (f"text {architecture}", small_text_only(architecture)),
+            (f"sail {architecture}", small_sail(architecture)),
         ]
     return [*made, ("sella without users", small_sella(tokens=("item",))), ("raw", small_sella(match_norm=False))]
 
