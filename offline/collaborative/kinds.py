@@ -12,8 +12,10 @@ from model_store.collaborative.configs import (
     MatrixFactorizationConfig,
     RunningMeanConfig,
     SASRecConfig,
+    SequentialConfig,
 )
 from model_store.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.encoder_files import build_encoder
 from model_store.errors import TesseraError
 from offline.collaborative.bipartite_graph import BipartiteGraph
 from offline.collaborative.dccf import DCCF
@@ -21,6 +23,7 @@ from offline.collaborative.item_features import ItemFeatures
 from offline.collaborative.item_vector_training import ItemVectorModel, train_item_vectors
 from offline.collaborative.lightgcn import LightGCN
 from offline.collaborative.matrix_factorization import MatrixFactorization
+from offline.collaborative.train_next_item import train_next_item
 from offline.collaborative.train_sasrec import train_sasrec
 from offline.leave_one_out import EvaluationCases, Histories
 
@@ -57,6 +60,11 @@ def train_encoder(
     """
     if isinstance(config, SASRecConfig):
         return train_sasrec(train, validation, items, config, seed, device, features)
+    if isinstance(config, SequentialConfig):
+        torch.manual_seed(seed)
+        encoder = build_encoder(items, config).to(device)
+        metrics = train_next_item(encoder, train, validation, config, seed)
+        return encoder.eval(), metrics
     assert isinstance(config, RunningMeanConfig)
     graph = BipartiteGraph.from_histories(train, items, device)
     torch.manual_seed(seed)

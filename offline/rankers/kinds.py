@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from model_store.errors import TesseraError
+from offline.rankers.a_llmrec import ALLMRecRecipe, train_a_llmrec
 from offline.rankers.ranker_recipe import RankerRecipe, TrainedRanker
 from offline.rankers.ranking_data import RankingData
 from offline.rankers.sella_rec import SellaRecRecipe, train_sella_rec
@@ -29,7 +30,10 @@ class RankerKind:
     train: Callable[[Any, RankingData, torch.device | str], TrainedRanker]
 
 
-KINDS: dict[str, RankerKind] = {"sella-rec": RankerKind(SellaRecRecipe, train_sella_rec)}
+KINDS: dict[str, RankerKind] = {
+    "sella-rec": RankerKind(SellaRecRecipe, train_sella_rec),
+    "a-llmrec": RankerKind(ALLMRecRecipe, train_a_llmrec),
+}
 
 
 def load_ranker_recipe(name_or_file: str, overrides: list[str] | None = None) -> RankerRecipe:

@@ -8,7 +8,7 @@ from model_store.collaborative.configs import CONFIGS, EncoderConfig
 from offline.leave_one_out import EvaluationCases, Histories
 
 _QUICK = {"epochs": 16, "size": 16, "learning_rate": 0.02}
-_QUICK_OF_KIND = {"sasrec": {"dropout": 0.1, "items_per_batch": 128}}
+_QUICK_OF_KIND = {kind: {"dropout": 0.1, "items_per_batch": 128} for kind in ("sasrec", "gru4rec", "nextitnet")}
 
 
 @dataclass(frozen=True)
