@@ -209,7 +209,7 @@ class DecodeService:
                 # Its trouble has been logged, and whoever asks for it is told.
                 with suppress(VersionUnusable):
                     await self.models.get(self._active)
-                await self._ranking.prepare(self._active)
+                    await self._ranking.prepare(self._active)
             await asyncio.sleep(self._poll_s)
 
 

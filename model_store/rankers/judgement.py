@@ -10,11 +10,13 @@ user's and the item's part are tokenised apart, so that what is shared between i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from model_store.catalog import Catalog
+from model_store.errors import DecoderUnusable
 from model_store.rankers.ranker import RankRequest
 from model_store.rankers.soft_prompt import SoftPrompt
 from model_store.rankers.soft_prompt_model import SoftPromptModel
@@ -81,19 +83,26 @@ class Judgement:
 
     def item(self, item: int, about_item: SoftPrompt = SoftPrompt(())) -> SoftPrompt:  # noqa: B008
         """The item's part: its title, and what the ranker says of it."""
-        return SoftPrompt.of(self.title(item), about_item, self.words(BEFORE_ANSWER))
+        return SoftPrompt.of(self.title(item), about_item, self.words(BEFORE_ANSWER), self._alike)
 
     @cached_property
     def answers(self) -> Tensor:
-        """Token ids that begin No and Yes; int64 [2].
+        """Token ids by which No and Yes differ; int64 [2].
 
         Raises:
-            ValueError: the tokenizer begins both with the same token.
+            DecoderUnusable: they do not differ in this tokenizer.
         """
-        ids = [self._model.text(answer)[0] for answer in (NO, YES)]
-        if ids[0] == ids[1]:
-            raise ValueError("the tokenizer writes Yes and No with the same first token")
-        return torch.tensor(ids, device=self._model.device)
+        at = len(self._alike)
+        written = [self.words(answer)[at : at + 1] for answer in (NO, YES)]
+        if not all(written):
+            raise DecoderUnusable("the language model's tokenizer does not tell Yes from No; choose another model")
+        return torch.tensor([ids[0] for ids in written], device=self._model.device)
+
+    @cached_property
+    def _alike(self) -> list[int]:
+        """Tokens that both answers begin with, such as a blank; the question ends with them."""
+        pairs = zip(self.words(NO), self.words(YES), strict=False)
+        return [no for no, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
     def read_out(self, hidden_MSH: Tensor, parts: Sequence[SoftPrompt]) -> Tensor:
         """P(Yes) against No behind each item's part; float32 [M]."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from model_store.catalog import Catalog
 from model_store.rankers.factor_tables import FactorTables
-from model_store.rankers.judgement import Judgement, JudgementConfig
-from model_store.rankers.ranker import Ranker, RankRequest
+from model_store.rankers.judgement import JudgementConfig
+from model_store.rankers.judging_ranker import JudgingRanker
+from model_store.rankers.ranker import RankRequest
 from model_store.rankers.soft_prompt import Slot, SoftPrompt, slot_keys
 from model_store.rankers.soft_prompt_model import SoftPromptModel
 from model_store.rankers.text_vectors import text_vectors, title_texts
@@ -47,7 +48,7 @@ class SellaRecConfig:
     question: JudgementConfig = field(default_factory=JudgementConfig)
 
 
-class SellaRecRanker(Ranker):
+class SellaRecRanker(JudgingRanker):
     """Judges by titles and three soft tokens."""
 
     kind = "sella-rec"
@@ -57,7 +58,6 @@ class SellaRecRanker(Ranker):
     def __init__(self, config: SellaRecConfig, language_model: SoftPromptModel, catalog: Catalog) -> None:
         super().__init__(config, language_model, catalog)
         hidden = language_model.hidden_size
-        self.judgement = Judgement(config.question, language_model, catalog)
         self.tables = FactorTables(config.users, config.items, config.size)
         self.title_vectors = nn.Embedding(config.items, hidden)
         self.projector = projector(config.size, config.width, hidden)
@@ -99,13 +99,9 @@ class SellaRecRanker(Ranker):
             found[kind] = vectors
         return found
 
-    def read_out(self, before_MH: Tensor, hidden_MSH: Tensor, parts: Sequence[SoftPrompt]) -> Tensor:
-        return self.judgement.read_out(hidden_MSH, parts)
-
     def adopt(self, catalog: Catalog) -> None:
         """New items have the mean item vector, and a title vector of their own: what it is there for."""
         super().adopt(catalog)
-        self.judgement = Judgement(self.config.question, self.language_model, catalog)
         new = range(self.config.items, len(catalog))
         self._added_NH = text_vectors(self.language_model, title_texts(catalog, new)).to(self._added_NH.device)
 

@@ -13,7 +13,7 @@ _TEXTS_A_PASS = 64
 _MAX_TOKENS = 64
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def text_vectors(model: SoftPromptModel, texts: Sequence[str]) -> Tensor:
     """Vectors of texts, on the CPU; float32 [M, H]. Of a long text the beginning is read."""
     model.model.eval()
@@ -25,7 +25,7 @@ def text_vectors(model: SoftPromptModel, texts: Sequence[str]) -> Tensor:
         ]
         # Padded in front, every text ends at the last place.
         found.append(model.prefill(model.embed(some, {}, pad_left=True)).last_BH.float().cpu())
-    return torch.cat(found).clone() if found else torch.empty(0, model.hidden_size)
+    return torch.cat(found) if found else torch.empty(0, model.hidden_size)
 
 
 def title_texts(catalog: Catalog, items: Sequence[int]) -> list[str]:

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from model_store.rankers.ranker import Ranker
-from model_store.rankers.sella_rec import SellaRecRanker
+from model_store.rankers.judging_ranker import JudgingRanker
 from model_store.rankers.soft_prompt import Slot
-from model_store.rankers.text_only import TextOnlyRanker
 from offline.rankers.evaluate_ranker import Scorer, evaluate_ranker
 from offline.rankers.ranking_data import JudgedSamples, RankingData
 
@@ -29,13 +27,12 @@ class JudgementLoss:
     """Cross-entropy of the right answer, over the whole vocabulary.
 
     Args:
-        ranker: writes the questions; one with a `judgement`.
+        ranker: writes the questions.
         data, samples: what is asked, and the right answers.
         loss_on: `answer`, or `prompt` for every word of the prompt too.
     """
 
-    def __init__(self, ranker: Ranker, data: RankingData, samples: JudgedSamples, loss_on: str) -> None:
-        assert isinstance(ranker, TextOnlyRanker | SellaRecRanker)
+    def __init__(self, ranker: JudgingRanker, data: RankingData, samples: JudgedSamples, loss_on: str) -> None:
         self._ranker, self._judgement = ranker, ranker.judgement
         self._data, self._samples, self._loss_on = data, samples, loss_on
 

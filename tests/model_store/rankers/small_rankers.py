@@ -84,6 +84,9 @@ def small_sella(
         users=USERS, items=len(catalog), size=8, width=16, tokens=tokens, match_norm=match_norm, question=QUESTION
     )
     ranker = SellaRecRanker(config, language_model, catalog)
+    for table in (ranker.tables.users, ranker.tables.items):
+        # As far apart as after training.
+        torch.nn.init.normal_(table.weight)
     ranker.tables.name_users(sorted(user_key(f"user-{number}") for number in range(USERS)))
     return ranker.eval()
 
