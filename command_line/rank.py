@@ -18,6 +18,7 @@ from command_line.common import (
     read_settings,
     reports_errors,
 )
+from command_line.rank_groups import groups
 from command_line.training import Overrides, SplitOption, held_out, print_table
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from offline.rankers.ranking_data import RankingData
 
 rank = typer.Typer(help="Rankers: what scores items that are given to it.", no_args_is_help=True)
+rank.command()(groups)
 
 RankerRecipe = Annotated[str, typer.Option("--recipe", help="Name of a ranker's recipe, or a TOML file.")]
 Most = Annotated[int | None, typer.Option("--most", min=1, help="Measure so many samples or lists; all by default.")]

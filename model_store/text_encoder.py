@@ -8,12 +8,16 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
 from model_store.errors import BundleCorrupt, TesseraError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _PACKAGE_PREFIX = "package:"
 _CHUNK = 256
@@ -59,6 +63,7 @@ class TextEncoder:
             # As of most causal models. Nothing reads padding: it stands behind the text, and the mean leaves it out.
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
             tokenizer.padding_side = "right"
+        self._model = load_sentence_transformer(config)
 
     def encode(
         self, documents: Sequence[str], advance: Callable[[int], None] = lambda count: None
@@ -79,6 +84,24 @@ class TextEncoder:
             )
             advance(len(chunk))
         return vectors
+
+
+def load_sentence_transformer(config: TextConfig) -> "SentenceTransformer":
+    """The model behind it.
+
+    Raises:
+        TesseraError: it cannot be found.
+    """
+    # Imported here: it takes seconds, and few processes need it.
+    from sentence_transformers import SentenceTransformer
+
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    try:
+        model = SentenceTransformer(_locate(config.encoder))
+    except (OSError, ValueError) as error:
+        raise TesseraError(f"text encoder {config.encoder!r}: {error}") from error
+    model.max_seq_length = config.max_tokens
+    return model
 
 
 def text_config(bundle: Bundle) -> TextConfig:

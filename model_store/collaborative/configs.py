@@ -19,14 +19,11 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASRecConfig(EncoderConfig):
-    """Settings of the sequential encoder."""
+class SequentialConfig(EncoderConfig):
+    """Settings of the encoders that read a history in its order."""
 
-    kind: str = field(default="sasrec", init=False)
     epochs: int = 20
     learning_rate: float = 3e-3
-    layers: int = 2
-    heads: int = 2
     dropout: float = 0.3
     max_length: int = 50
     """Items of a history it reads."""
@@ -34,10 +31,51 @@ class SASRecConfig(EncoderConfig):
     weight_decay: float = 0.1
     item_dropout: float = 0.0
     """Share of a history's items left out at random in each epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SASRecConfig(SequentialConfig):
+    """Settings of SASRec."""
+
+    kind: str = field(default="sasrec", init=False)
+    layers: int = 2
+    heads: int = 2
     item_features: bool = False
     """Whether item vectors also read what the catalogue says: the items' text, categories and attributes."""
     repeats: bool = False
     """Whether it learns how much likelier an item becomes by having been taken before, and how long ago."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRU4RecConfig(SequentialConfig):
+    """Settings of GRU4Rec."""
+
+    kind: str = field(default="gru4rec", init=False)
+    layers: int = 1
+    hidden: int = 128
+    """Size of the recurrent state."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden"):
+            if getattr(self, name) < 1:
+                raise TesseraError(f"recipe: {name} of a gru4rec encoder must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextItNetConfig(SequentialConfig):
+    """Settings of NextItNet."""
+
+    kind: str = field(default="nextitnet", init=False)
+    blocks: int = 2
+    """Of two convolutions each, dilated by 4^b and twice that: two see 31 items."""
+    kernel: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "kernel"):
+            if getattr(self, name) < 1:
+                raise TesseraError(
+                    f"recipe: {name} of a nextitnet encoder must be at least 1, not {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,5 +178,14 @@ class DINConfig(EncoderConfig):
 
 CONFIGS: dict[str, type[EncoderConfig]] = {
     config.kind: config for config in (SASRecConfig, MatrixFactorizationConfig, LightGCNConfig, DCCFConfig, DINConfig)
+    config.kind: config
+    for config in (
+        SASRecConfig,
+        GRU4RecConfig,
+        NextItNetConfig,
+        MatrixFactorizationConfig,
+        LightGCNConfig,
+        DCCFConfig,
+    )
 }
 """Kind -> its settings."""

@@ -2,13 +2,25 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from model_store.collaborative.configs import CONFIGS, DINConfig, EncoderConfig, RunningMeanConfig, SASRecConfig
 from model_store.collaborative.din import DIN
+from model_store.collaborative.configs import (
+    CONFIGS,
+    EncoderConfig,
+    GRU4RecConfig,
+    NextItNetConfig,
+    RunningMeanConfig,
+    SASRecConfig,
+)
 from model_store.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.gru4rec import GRU4Rec
+from model_store.collaborative.nextitnet import NextItNet
 from model_store.collaborative.running_mean import RunningMeanEncoder
 from model_store.collaborative.sasrec import SASRec
 from model_store.errors import BundleCorrupt
@@ -29,18 +41,27 @@ def load_encoder(folder: Path) -> CollaborativeEncoder:
     Raises:
         BundleCorrupt: the folder holds another kind of encoder.
     """
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = settings.pop("kind")
-    if kind not in CONFIGS:
-        raise BundleCorrupt(
-            f"{folder / 'config.json'}: collaborative encoder of kind {kind!r}, expected one of "
-            + ", ".join(sorted(CONFIGS))
-        )
+    path = folder / "config.json"
+    config = encoder_config(json.loads(path.read_text(encoding="utf-8")), path)
     weights = load_file(folder / "model.safetensors")
     vectors = next(value for name, value in weights.items() if name.startswith("item_vectors"))
-    encoder = build_encoder(len(vectors), CONFIGS[kind](**settings))
+    encoder = build_encoder(len(vectors), config)
     encoder.load_state_dict(weights)
     return encoder.eval()
+
+
+def encoder_config(settings: Mapping[str, Any], path: Path) -> EncoderConfig:
+    """Settings from the JSON that `path` has of them, the kind among them.
+
+    Raises:
+        BundleCorrupt: another kind than is known here.
+    """
+    kind = settings.get("kind")
+    if kind not in CONFIGS:
+        raise BundleCorrupt(
+            f"{path}: collaborative encoder of kind {kind!r}, expected one of " + ", ".join(sorted(CONFIGS))
+        )
+    return CONFIGS[kind](**{name: value for name, value in settings.items() if name != "kind"})
 
 
 def build_encoder(items: int, config: EncoderConfig) -> CollaborativeEncoder:
@@ -49,5 +70,9 @@ def build_encoder(items: int, config: EncoderConfig) -> CollaborativeEncoder:
         return SASRec(items, config)
     if isinstance(config, DINConfig):
         return DIN(items, config)
+    if isinstance(config, GRU4RecConfig):
+        return GRU4Rec(items, config)
+    if isinstance(config, NextItNetConfig):
+        return NextItNet(items, config)
     assert isinstance(config, RunningMeanConfig)
     return RunningMeanEncoder(items, config)

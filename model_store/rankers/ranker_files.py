@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_store.catalog import Catalog
 from model_store.errors import BundleCorrupt, UnsupportedBundleFormat
+from model_store.rankers.a_llmrec import ALLMRecRanker
 from model_store.rankers.ranker import Ranker
 from model_store.rankers.sail_rec import SailRecRanker
 from model_store.rankers.sella_rec import SellaRecRanker
@@ -29,6 +30,7 @@ WEIGHTS_NAME = "modules.safetensors"
 LANGUAGE_MODEL_NAME = "llm"
 
 RANKERS: dict[str, type[Ranker]] = {ranker.kind: ranker for ranker in (TextOnlyRanker, SellaRecRanker, SailRecRanker)}
+RANKERS: dict[str, type[Ranker]] = {ranker.kind: ranker for ranker in (TextOnlyRanker, SellaRecRanker, ALLMRecRanker)}
 """Kind -> the ranker that is loaded."""
 
 

@@ -13,8 +13,10 @@ from model_store.collaborative.configs import (
     MatrixFactorizationConfig,
     RunningMeanConfig,
     SASRecConfig,
+    SequentialConfig,
 )
 from model_store.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.encoder_files import build_encoder
 from model_store.errors import TesseraError
 from offline.collaborative.bipartite_graph import BipartiteGraph
 from offline.collaborative.dccf import DCCF
@@ -23,6 +25,7 @@ from offline.collaborative.item_vector_training import ItemVectorModel, train_it
 from offline.collaborative.lightgcn import LightGCN
 from offline.collaborative.matrix_factorization import MatrixFactorization
 from offline.collaborative.train_din import train_din
+from offline.collaborative.train_next_item import train_next_item
 from offline.collaborative.train_sasrec import train_sasrec
 from offline.leave_one_out import EvaluationCases, Histories
 
@@ -61,6 +64,11 @@ def train_encoder(
         return train_sasrec(train, validation, items, config, seed, device, features)
     if isinstance(config, DINConfig):
         return train_din(train, validation, items, config, seed, device)
+    if isinstance(config, SequentialConfig):
+        torch.manual_seed(seed)
+        encoder = build_encoder(items, config).to(device)
+        metrics = train_next_item(encoder, train, validation, config, seed)
+        return encoder.eval(), metrics
     assert isinstance(config, RunningMeanConfig)
     graph = BipartiteGraph.from_histories(train, items, device)
     torch.manual_seed(seed)

@@ -1,7 +1,6 @@
-"""Training of SASRec, with cross-entropy over the whole catalogue.
+"""SASRec and, in training, what the catalogue says.
 
-Full softmax in place of the one sampled negative of the paper is the largest single gain (see Petrov and Macdonald,
-arXiv:2308.07192). With `item_features` an item's vector is its own, plus a small network's reading of its text vector
+With `item_features` an item's vector is its own, plus a small network's reading of its text vector
 as UniSRec's transductive setting adds the two (Hou et al., arXiv:2206.05941), plus the vectors of its categories and
 attributes; after training the sum is the table.
 
@@ -10,19 +9,14 @@ Shapes: B sequences, T items, D vector size, N items, P supervised positions, X 
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model_store.collaborative.configs import SASRecConfig
-from model_store.collaborative.encoder import PADDING
 from model_store.collaborative.sasrec import SASRec
 from offline.collaborative.item_features import ItemFeatures
-from offline.collaborative.validation import BestEpoch, validation_metrics
+from offline.collaborative.train_next_item import train_next_item
 from offline.leave_one_out import EvaluationCases, Histories
-from offline.progress import progress
-from offline.training_batches import batches, batches_per_epoch, leave_out, windows
 
 _INIT_STD = 0.02
 _TEXT_DIRECTIONS = 128
@@ -77,37 +71,12 @@ def train_sasrec(
     `features` are what `item_features` asks for.
     """
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     if config.item_features:
         assert features is not None, "item_features needs what the catalogue says"
         model: SASRec = _ReadingSASRec(items, config, features).to(device)
     else:
         model = SASRec(items, config).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True
-    )
-    pieces = windows(train, config.max_length + 1)
-    steps_per_epoch = batches_per_epoch(pieces, config.items_per_batch, config.item_dropout)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * (steps_per_epoch + 2))
-    best = BestEpoch()
-    with progress("collaborative encoder", config.epochs, "epochs") as advance:
-        for epoch in range(config.epochs):
-            model.train()
-            for batch in batches(leave_out(pieces, config.item_dropout, rng), config.items_per_batch, rng):
-                items_BT = torch.from_numpy(batch.astype(np.int64)).to(device)
-                targets_BT = items_BT[:, 1:]
-                real_BT = targets_BT != PADDING
-                logits_PN = model.logits_of(model.vectors(), items_BT[:, :-1], real_BT)
-                loss = functional.cross_entropy(logits_PN, targets_BT[real_BT])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                scheduler.step()
-            # Before the last quarter of a cosine schedule no epoch has been the best one.
-            if epoch + 1 >= config.epochs * 3 // 4:
-                best.offer(model, validation_metrics(model, validation, config.validation_users, seed))
-            advance(1, str(best))
-    best.restore(model)
+    metrics = train_next_item(model, train, validation, config, seed)
     if isinstance(model, _ReadingSASRec):
         model = model.as_plain()
-    return model.eval(), best.metrics
+    return model.eval(), metrics

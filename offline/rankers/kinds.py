@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from model_store.errors import TesseraError
+from offline.rankers.a_llmrec import ALLMRecRecipe, train_a_llmrec
 from offline.rankers.ranker_recipe import RankerRecipe, TrainedRanker
 from offline.rankers.ranking_data import RankingData
 from offline.rankers.sail_rec import SailRecRecipe, train_sail_rec
@@ -33,6 +34,7 @@ class RankerKind:
 KINDS: dict[str, RankerKind] = {
     "sella-rec": RankerKind(SellaRecRecipe, train_sella_rec),
     "sail-rec": RankerKind(SailRecRecipe, train_sail_rec),
+    "a-llmrec": RankerKind(ALLMRecRecipe, train_a_llmrec),
 }
 
 

@@ -96,6 +96,7 @@ def test_a_saved_encoder_scores_as_before(trained, tmp_path):
 def test_a_saved_encoder_of_an_unknown_kind_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "tarot"}')
     with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, din, lightgcn, mf, sasrec"):
+    with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, gru4rec, lightgcn, mf, ncf, nextitnet, sasrec"):
         load_encoder(tmp_path)
 
 
@@ -139,6 +140,7 @@ def test_another_kind_by_override_leaves_a_files_settings_of_its_own_kind_behind
     ("overrides", "message"),
     [
         (["collaborative.kind=tarot"], r"collaborative\.kind 'tarot' is unknown; known kinds: dccf, din, lightgcn, mf"),
+        (["collaborative.kind=tarot"], r"collaborative\.kind 'tarot' is unknown; known kinds: dccf, gru4rec, light"),
         (["collaborative.kind=3"], r"collaborative\.kind 3 is unknown"),
         (["collaborative.kind=mf", "collaborative.layers=2"], r"unknown setting 'collaborative\.layers'"),
         (["collaborative.kind=dccf", "collaborative.layers=0"], "layers of a dccf encoder must be at least 1, not 0"),
@@ -148,6 +150,8 @@ def test_another_kind_by_override_leaves_a_files_settings_of_its_own_kind_behind
             "negatives of a din encoder must be at least 1, not 0",
         ),
         (["teacher.kind=din", "teacher.warmup=0"], "warmup of a din encoder must be above 0 and at most 1, not 0"),
+        (["collaborative.kind=gru4rec", "collaborative.hidden=0"], "hidden of a gru4rec encoder must be at least 1"),
+        (["collaborative.kind=nextitnet", "collaborative.blocks=0"], "blocks of a nextitnet encoder must be at least"),
         (["collaborative.kind=mf", "collaborative.temperature=0"], "temperature of a mf encoder must be above 0"),
     ],
 )
