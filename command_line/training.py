@@ -125,8 +125,16 @@ def evaluate(
         reranking = Reranking(candidates=candidates or Reranking.candidates, weights=tuple(rank_weight or (1.0,)))
     dataset = read_data(data, columns)
     decoder = TorchDecoder.from_bundle(bundle)
-    result = run_evaluation(bundle, decoder, dataset, chosen_split, beam, constraint=chosen_constraint)
-    result = run_evaluation(bundle, decoder, dataset, chosen_split, beam, reranking=reranking, users=users)
+    result = run_evaluation(
+        bundle,
+        decoder,
+        dataset,
+        chosen_split,
+        beam,
+        constraint=chosen_constraint,
+        reranking=reranking,
+        users=users,
+    )
     if as_json:
         typer.echo(json.dumps(result.as_dict()))
         return

@@ -43,26 +43,6 @@ class TextEncoder:
     """
 
     def __init__(self, config: TextConfig) -> None:
-        # Imported here: it takes seconds, and few processes need it.
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Pooling
-        from sentence_transformers.util import is_sentence_transformer_model
-
-        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-        try:
-            located = _locate(config.encoder)
-            self._model = SentenceTransformer(located)
-            if not is_sentence_transformer_model(located):
-                # Made for no vectors: the last token's state, which the library would take, says what comes next.
-                self._model[1] = Pooling(self._model.get_embedding_dimension(), "mean")
-        except (OSError, ValueError) as error:
-            raise TesseraError(f"text encoder {config.encoder!r}: {error}") from error
-        self._model.max_seq_length = config.max_tokens
-        tokenizer = self._model.tokenizer
-        if tokenizer.pad_token is None:
-            # As of most causal models. Nothing reads padding: it stands behind the text, and the mean leaves it out.
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-            tokenizer.padding_side = "right"
         self._model = load_sentence_transformer(config)
 
     def encode(
@@ -94,13 +74,24 @@ def load_sentence_transformer(config: TextConfig) -> "SentenceTransformer":
     """
     # Imported here: it takes seconds, and few processes need it.
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.util import is_sentence_transformer_model
 
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     try:
-        model = SentenceTransformer(_locate(config.encoder))
+        located = _locate(config.encoder)
+        model = SentenceTransformer(located)
+        if not is_sentence_transformer_model(located):
+            # Made for no vectors: the last token's state, which the library would take, says what comes next.
+            model[1] = Pooling(model.get_embedding_dimension(), "mean")
     except (OSError, ValueError) as error:
         raise TesseraError(f"text encoder {config.encoder!r}: {error}") from error
     model.max_seq_length = config.max_tokens
+    tokenizer = model.tokenizer
+    if tokenizer.pad_token is None:
+        # As of most causal models. Nothing reads padding: it stands behind the text, and the mean leaves it out.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.padding_side = "right"
     return model
 
 

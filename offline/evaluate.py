@@ -21,25 +21,20 @@ from model_store.decoders.protocol import Decoded, Decoder, DecodeRequest
 from model_store.decoders.torch_decoder import TorchDecoder
 from model_store.errors import TesseraError
 from offline.code_validity import code_validity, spelled
-from offline.held_out_ranking import Scores, decoded_lists, decoded_sequences, scored_ranks
+from offline.held_out_ranking import Scores, decoded_answers, decoded_sequences, scored_ranks
 from offline.interactions import Dataset
 from offline.leave_one_out import EvaluationCases, leave_one_out
 from offline.per_position_decode import PerPositionDecoder
-from offline.held_out_ranking import Scores, decoded_answers, scored_ranks
-from offline.interactions import Dataset
-from offline.leave_one_out import EvaluationCases, leave_one_out
 from offline.progress import progress
 from offline.ranking_metrics import CUTOFFS, ranking_metrics, ranks_in_lists
 from offline.reranking import Reranker, ranker_record, reordered
 
 SplitName = Literal["valid", "test"]
-Constraint = Literal["trie", "position"]
 ALONE = "language model"
 """The row of a version's language model without its collaborative encoder, where that has a say."""
-
+Constraint = Literal["trie", "position"]
 PER_POSITION = "per position"
 """The row of a version's language model without its encoder and without a trie (see `per_position_decode`)."""
-
 
 _USERS_AT_A_TIME = 256
 
@@ -60,13 +55,13 @@ class Reranking:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by protocol and system, and `code_validity` by protocol and decoder."""
     """Metrics by protocol and system.
 
     Attributes:
         dataset, version, split: what was measured on what.
         users: how many.
         protocols: protocol -> row -> metric -> value.
+        codes: protocol -> decoder -> its `code_validity`.
         among_candidates: by protocol, the share of users whose item is among the candidates that the ranker ordered:
             no order of them can exceed it. Empty without a ranker.
     """
@@ -102,12 +97,8 @@ def evaluate(
         decoder: of its language model.
         dataset: what it was trained on.
         split: whose items are to be found.
-        beam_width: of the search under the trie.
+        beam_width: of the search under the trie; at least the candidates of a ranker, for the generator's own rows too.
         constraint: with `position`, a search under the per-position constraint is measured too.
-        decoder: of it.
-        dataset: what it was trained on.
-        split: which held-out items.
-        beam_width: of the decodes; raised to the candidates of a ranker, for the generator's own rows too.
         reranking: measure its ranker beside it; None for the generator alone.
         users: measure this many, drawn by the version's seed; all by default.
 
@@ -127,35 +118,52 @@ def evaluate(
         raise TesseraError(f"{dataset.name}: no user has the 3 events an evaluation needs")
     if users is not None:
         cases = cases.select(np.random.default_rng(bundle.manifest.seed).permutation(len(cases.targets))[:users])
+    most = max(CUTOFFS) if reranking is None else reranking.candidates
+    width = max(beam_width, most)
+    decoders = {"tessera": (decoder, most)}
+    if bundle.manifest.collaborative_weight:
+        decoders[ALONE] = (decoder.alone(), max(CUTOFFS))
+    sequences = None
+    if constraint == "position":
+        per_position = PerPositionDecoder.of_bundle(bundle, decoder.language_model)
+        sequences = decoded_sequences(per_position, cases.histories, len(cases.targets), PER_POSITION)
+    scores = _scores_of(bundle)
+    protocols: dict[str, dict[str, dict[str, float]]] = {}
+    codes: dict[str, dict[str, dict[str, float]]] = {}
+    among_candidates: dict[str, float] = {}
+    for name, seen_excluded in (("all", False), ("unseen", True)):
+        found = {
+            system: _decoded(one, cases, count, width, seen_excluded, f"{system}, {name}")
+            for system, (one, count) in decoders.items()
+        }
+        answers = {
+            system: _Answers([spelled(bundle.trie, items) for items in _items(lists)], _items(lists))
+            for system, lists in found.items()
+        }
+        if sequences is not None:
+            answers[PER_POSITION] = _Answers(sequences, _items_of(sequences, bundle, cases, seen_excluded))
+        rows = {system: ranking_metrics(ranks_in_lists(one.lists, cases.targets)) for system, one in answers.items()}
+        if ranking is not None:
+            generated = rows.pop("tessera")
+            rows = {"tessera": generated} | ranking.rows(cases, found["tessera"], name) | rows
+            among_candidates[name] = float((ranks_in_lists(answers["tessera"].lists, cases.targets) > 0).mean())
+        protocols[name] = rows | {system: _scored(cases, seen_excluded, one) for system, one in scores.items()}
+        codes[name] = {
+            system: code_validity(one.sequences, one.lists, bundle.item_codes) for system, one in answers.items()
+        }
+    return Evaluation(dataset.name, bundle.version, split, len(cases.targets), protocols, codes, among_candidates)
+
+
+def _scores_of(bundle: Bundle) -> dict[str, Scores]:
+    """What is measured beside the version, by name: its teacher, its collaborative encoder, and popularity."""
     encoder = load_encoder(bundle.encoder_path)
-    alone = decoder.alone() if bundle.manifest.collaborative_weight else None
     scores: dict[str, Scores] = {}
     if bundle.teacher_path != bundle.encoder_path:
         teacher = load_encoder(bundle.teacher_path)
         scores["teacher"] = lambda some: teacher.next_item_logits(some).numpy()
     scores[encoder.kind] = lambda some: encoder.next_item_logits(some).numpy()
     scores["popular"] = lambda some: np.tile(bundle.popularity, (len(some), 1))
-    sequences = None
-    if constraint == "position":
-        per_position = PerPositionDecoder.of_bundle(bundle, decoder.language_model)
-        sequences = decoded_sequences(per_position, cases.histories, len(cases.targets), PER_POSITION)
-    protocols: dict[str, dict[str, dict[str, float]]] = {}
-    codes: dict[str, dict[str, dict[str, float]]] = {}
-    for name, seen_excluded in (("all", False), ("unseen", True)):
-        answers = {
-            system: _under_the_trie(one, bundle, cases, beam_width, seen_excluded, f"{system}, {name}")
-            for system, one in decoders.items()
-        }
-        if sequences is not None:
-            answers[PER_POSITION] = _Answers(sequences, _items_of(sequences, bundle, cases, seen_excluded))
-        protocols[name] = {
-            **{system: ranking_metrics(ranks_in_lists(one.lists, cases.targets)) for system, one in answers.items()},
-            **{system: _scored(cases, seen_excluded, one) for system, one in scores.items()},
-        }
-        codes[name] = {
-            system: code_validity(one.sequences, one.lists, bundle.item_codes) for system, one in answers.items()
-        }
-    return Evaluation(dataset.name, bundle.version, split, len(cases.targets), protocols, codes)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -164,26 +172,6 @@ class _Answers:
 
     sequences: list[NDArray[np.uint8]]
     lists: list[list[int]]
-
-
-def _under_the_trie(
-    decoder: Decoder, bundle: Bundle, cases: EvaluationCases, beam_width: int, seen_excluded: bool, what: str
-) -> _Answers:
-    most = max(CUTOFFS) if reranking is None else reranking.candidates
-    width = max(beam_width, most)
-    protocols: dict[str, dict[str, dict[str, float]]] = {}
-    among_candidates: dict[str, float] = {}
-    for name, seen_excluded in (("all", False), ("unseen", True)):
-        found = _decoded(decoder, cases, most, width, seen_excluded, f"tessera, {name}")
-        rows = {"tessera": _metrics(found, cases)}
-        if ranking is not None:
-            rows |= ranking.rows(cases, found, name)
-            among_candidates[name] = float((ranks_in_lists(_items(found), cases.targets) > 0).mean())
-        if alone is not None:
-            lists = _decoded(alone, cases, max(CUTOFFS), width, seen_excluded, f"{ALONE}, {name}")
-            rows[ALONE] = _metrics(lists, cases)
-        protocols[name] = rows | {system: _scored(cases, seen_excluded, one) for system, one in scores.items()}
-    return Evaluation(dataset.name, bundle.version, split, len(cases.targets), protocols, among_candidates)
 
 
 class _Ranking:
@@ -221,8 +209,7 @@ def _decoded(
         DecodeRequest(history=history, n=most, beam_width=beam_width, excluded=history if seen_excluded else nothing)
         for history in (cases.histories[row] for row in range(len(cases.targets)))
     ]
-    lists = decoded_lists(decoder, requests, what)
-    return _Answers([spelled(bundle.trie, items) for items in lists], lists)
+    return decoded_answers(decoder, requests, what)
 
 
 def _items_of(
@@ -240,7 +227,6 @@ def _items_of(
             kept &= ~np.isin(items, cases.histories[row])
         lists.append(items[kept].tolist())
     return lists
-    return decoded_answers(decoder, requests, what)
 
 
 def _items(found: Sequence[list[Decoded]]) -> list[list[int]]:

@@ -177,12 +177,12 @@ class DINConfig(EncoderConfig):
 
 
 CONFIGS: dict[str, type[EncoderConfig]] = {
-    config.kind: config for config in (SASRecConfig, MatrixFactorizationConfig, LightGCNConfig, DCCFConfig, DINConfig)
     config.kind: config
     for config in (
         SASRecConfig,
         GRU4RecConfig,
         NextItNetConfig,
+        DINConfig,
         MatrixFactorizationConfig,
         LightGCNConfig,
         DCCFConfig,

@@ -8,16 +8,16 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from model_store.collaborative.configs import CONFIGS, DINConfig, EncoderConfig, RunningMeanConfig, SASRecConfig
-from model_store.collaborative.din import DIN
 from model_store.collaborative.configs import (
     CONFIGS,
+    DINConfig,
     EncoderConfig,
     GRU4RecConfig,
     NextItNetConfig,
     RunningMeanConfig,
     SASRecConfig,
 )
+from model_store.collaborative.din import DIN
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.collaborative.gru4rec import GRU4Rec
 from model_store.collaborative.nextitnet import NextItNet

@@ -29,8 +29,9 @@ CONFIG_NAME = "ranker.json"
 WEIGHTS_NAME = "modules.safetensors"
 LANGUAGE_MODEL_NAME = "llm"
 
-RANKERS: dict[str, type[Ranker]] = {ranker.kind: ranker for ranker in (TextOnlyRanker, SellaRecRanker, SailRecRanker)}
-RANKERS: dict[str, type[Ranker]] = {ranker.kind: ranker for ranker in (TextOnlyRanker, SellaRecRanker, ALLMRecRanker)}
+RANKERS: dict[str, type[Ranker]] = {
+    ranker.kind: ranker for ranker in (TextOnlyRanker, SellaRecRanker, SailRecRanker, ALLMRecRanker)
+}
 """Kind -> the ranker that is loaded."""
 
 

@@ -12,9 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.rankers.judging_ranker import JudgingRanker
-from model_store.rankers.ranker import Ranker
-from model_store.rankers.sail_rec import SailRecRanker
-from model_store.rankers.sella_rec import SellaRecRanker
 from model_store.rankers.soft_prompt import Slot
 from offline.rankers.evaluate_ranker import Scorer, evaluate_ranker
 from offline.rankers.ranking_data import JudgedSamples, RankingData
@@ -36,8 +33,6 @@ class JudgementLoss:
     """
 
     def __init__(self, ranker: JudgingRanker, data: RankingData, samples: JudgedSamples, loss_on: str) -> None:
-    def __init__(self, ranker: Ranker, data: RankingData, samples: JudgedSamples, loss_on: str) -> None:
-        assert isinstance(ranker, TextOnlyRanker | SellaRecRanker | SailRecRanker)
         self._ranker, self._judgement = ranker, ranker.judgement
         self._data, self._samples, self._loss_on = data, samples, loss_on
 

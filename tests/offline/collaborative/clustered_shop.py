@@ -9,10 +9,9 @@ from offline.leave_one_out import EvaluationCases, Histories
 
 _QUICK = {"epochs": 16, "size": 16, "learning_rate": 0.02}
 _QUICK_OF_KIND = {
-    "sasrec": {"dropout": 0.1, "items_per_batch": 128},
+    **{kind: {"dropout": 0.1, "items_per_batch": 128} for kind in ("sasrec", "gru4rec", "nextitnet")},
     "din": {"epochs": 7, "learning_rate": 0.007, "batch": 16, "negatives": 15},
 }
-_QUICK_OF_KIND = {kind: {"dropout": 0.1, "items_per_batch": 128} for kind in ("sasrec", "gru4rec", "nextitnet")}
 
 
 @dataclass(frozen=True)

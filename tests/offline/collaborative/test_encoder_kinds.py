@@ -95,8 +95,7 @@ def test_a_saved_encoder_scores_as_before(trained, tmp_path):
 
 def test_a_saved_encoder_of_an_unknown_kind_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "tarot"}')
-    with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, din, lightgcn, mf, sasrec"):
-    with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, gru4rec, lightgcn, mf, ncf, nextitnet, sasrec"):
+    with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, din, gru4rec, lightgcn, mf, nextitnet, sasrec"):
         load_encoder(tmp_path)
 
 
@@ -139,8 +138,7 @@ def test_another_kind_by_override_leaves_a_files_settings_of_its_own_kind_behind
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["collaborative.kind=tarot"], r"collaborative\.kind 'tarot' is unknown; known kinds: dccf, din, lightgcn, mf"),
-        (["collaborative.kind=tarot"], r"collaborative\.kind 'tarot' is unknown; known kinds: dccf, gru4rec, light"),
+        (["collaborative.kind=tarot"], r"collaborative\.kind 'tarot' is unknown; known kinds: dccf, din, gru4rec, "),
         (["collaborative.kind=3"], r"collaborative\.kind 3 is unknown"),
         (["collaborative.kind=mf", "collaborative.layers=2"], r"unknown setting 'collaborative\.layers'"),
         (["collaborative.kind=dccf", "collaborative.layers=0"], "layers of a dccf encoder must be at least 1, not 0"),
