@@ -45,7 +45,7 @@ def test_a_generated_shop_is_measured_by_groups_after_training_on_few_users(tmp_
 
 
 def test_another_folder_is_ranked_by_what_was_trained_on_the_first(tmp_path: Path) -> None:
-    generate(tmp_path / "shop", users=20, items=30, seed=0)
+    generate(tmp_path / "shop", users=20, items=60, seed=0)
     other = write_sequences(tmp_path / "other")
     result = run("--data", str(tmp_path / "shop"), "--on", str(other), "--group", "all")
     assert result.exit_code == 0, result.output
