@@ -18,8 +18,9 @@ from model_store.catalog import Catalog
 from model_store.rankers.attention_steering import AttentionSteering, model_layers
 from model_store.rankers.depth_pattern import DepthPatternConfig, depth_biases
 from model_store.rankers.factor_tables import FactorTables
-from model_store.rankers.judgement import Judgement, JudgementConfig
-from model_store.rankers.ranker import Ranker, RankRequest
+from model_store.rankers.judgement import JudgementConfig
+from model_store.rankers.judging_ranker import JudgingRanker
+from model_store.rankers.ranker import RankRequest
 from model_store.rankers.soft_prompt import Slot, SoftPrompt, slot_keys
 from model_store.rankers.soft_prompt_model import SoftPromptModel
 from model_store.rankers.user_query_former import UserQueryFormer, scaled_norm
@@ -53,8 +54,8 @@ class SailRecConfig:
     question: JudgementConfig = field(default_factory=JudgementConfig)
 
 
-class SailRecRanker(Ranker):
-    """Judges by titles and four soft tokens, attending to them by depth."""
+class SailRecRanker(JudgingRanker):
+    """Judges by titles and four soft tokens, attending to them by depth. New items have the mean item vector."""
 
     kind = "sail-rec"
     config_type = SailRecConfig
@@ -67,7 +68,6 @@ class SailRecRanker(Ranker):
         super().__init__(config, steered, catalog)
         self.steering = steering
         hidden, norm = steered.hidden_size, steered.mean_norm
-        self.judgement = Judgement(config.question, steered, catalog)
         self.tables = FactorTables(config.users, config.items, config.size)
         self.user_mapping = UserQueryFormer(
             config.size, hidden, CODEBOOKS, config.width, config.blocks, config.heads, norm
@@ -96,14 +96,6 @@ class SailRecRanker(Ranker):
         if len(items := slot_keys(prompts, ITEM)):
             found[ITEM] = self.item_tokens(items)
         return found
-
-    def read_out(self, before_MH: Tensor, hidden_MSH: Tensor, parts: Sequence[SoftPrompt]) -> Tensor:
-        return self.judgement.read_out(hidden_MSH, parts)
-
-    def adopt(self, catalog: Catalog) -> None:
-        """New items have the mean item vector, and their titles."""
-        super().adopt(catalog)
-        self.judgement = Judgement(self.config.question, self.language_model, catalog)
 
     def user_tokens(self, requests: Sequence[RankRequest]) -> Tensor:
         """One token for each codebook, [B, 3, H]: of the user's vector and the newest items of the history."""
