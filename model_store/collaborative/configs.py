@@ -113,6 +113,32 @@ class MatrixFactorizationConfig(RunningMeanConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NCFConfig(EncoderConfig):
+    """Settings of neural collaborative filtering."""
+
+    kind: str = field(default="ncf", init=False)
+    size: int = 128
+    """D; half of it for the product, half for the network."""
+    epochs: int = 16
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.01
+    hidden: int = 32
+    """Of the network."""
+    pairs_per_batch: int = 2048
+    negatives: int = 128
+    """Items drawn for a step that its users do not have."""
+    validate_every: int = 4
+    """Epochs between validations."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("hidden", 1), ("pairs_per_batch", 1), ("negatives", 1), ("size", 2)):
+            if getattr(self, name) < least:
+                raise TesseraError(
+                    f"recipe: {name} of a {self.kind} encoder must be at least {least}, not {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraphConfig(RunningMeanConfig):
     """Settings of the encoders whose vectors travel along a graph."""
 
@@ -183,6 +209,7 @@ CONFIGS: dict[str, type[EncoderConfig]] = {
         GRU4RecConfig,
         NextItNetConfig,
         DINConfig,
+        NCFConfig,
         MatrixFactorizationConfig,
         LightGCNConfig,
         DCCFConfig,

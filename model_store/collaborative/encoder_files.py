@@ -13,6 +13,7 @@ from model_store.collaborative.configs import (
     DINConfig,
     EncoderConfig,
     GRU4RecConfig,
+    NCFConfig,
     NextItNetConfig,
     RunningMeanConfig,
     SASRecConfig,
@@ -20,6 +21,7 @@ from model_store.collaborative.configs import (
 from model_store.collaborative.din import DIN
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.collaborative.gru4rec import GRU4Rec
+from model_store.collaborative.ncf import NCF
 from model_store.collaborative.nextitnet import NextItNet
 from model_store.collaborative.running_mean import RunningMeanEncoder
 from model_store.collaborative.sasrec import SASRec
@@ -74,5 +76,7 @@ def build_encoder(items: int, config: EncoderConfig) -> CollaborativeEncoder:
         return GRU4Rec(items, config)
     if isinstance(config, NextItNetConfig):
         return NextItNet(items, config)
+    if isinstance(config, NCFConfig):
+        return NCF(items, config)
     assert isinstance(config, RunningMeanConfig)
     return RunningMeanEncoder(items, config)

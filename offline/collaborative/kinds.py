@@ -11,6 +11,7 @@ from model_store.collaborative.configs import (
     EncoderConfig,
     LightGCNConfig,
     MatrixFactorizationConfig,
+    NCFConfig,
     RunningMeanConfig,
     SASRecConfig,
     SequentialConfig,
@@ -25,6 +26,7 @@ from offline.collaborative.item_vector_training import ItemVectorModel, train_it
 from offline.collaborative.lightgcn import LightGCN
 from offline.collaborative.matrix_factorization import MatrixFactorization
 from offline.collaborative.train_din import train_din
+from offline.collaborative.train_ncf import train_ncf
 from offline.collaborative.train_next_item import train_next_item
 from offline.collaborative.train_sasrec import train_sasrec
 from offline.leave_one_out import EvaluationCases, Histories
@@ -69,8 +71,10 @@ def train_encoder(
         encoder = build_encoder(items, config).to(device)
         metrics = train_next_item(encoder, train, validation, config, seed)
         return encoder.eval(), metrics
-    assert isinstance(config, RunningMeanConfig)
     graph = BipartiteGraph.from_histories(train, items, device)
+    if isinstance(config, NCFConfig):
+        return train_ncf(graph, validation, config, seed)
+    assert isinstance(config, RunningMeanConfig)
     torch.manual_seed(seed)
     return train_item_vectors(_model(graph, config).to(device), graph, validation, config, seed)
 

@@ -11,6 +11,7 @@ _QUICK = {"epochs": 16, "size": 16, "learning_rate": 0.02}
 _QUICK_OF_KIND = {
     **{kind: {"dropout": 0.1, "items_per_batch": 128} for kind in ("sasrec", "gru4rec", "nextitnet")},
     "din": {"epochs": 7, "learning_rate": 0.007, "batch": 16, "negatives": 15},
+    "ncf": {"pairs_per_batch": 32, "negatives": 50},
 }
 
 

@@ -95,7 +95,7 @@ def test_a_saved_encoder_scores_as_before(trained, tmp_path):
 
 def test_a_saved_encoder_of_an_unknown_kind_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "tarot"}')
-    with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, din, gru4rec, lightgcn, mf, nextitnet, sasrec"):
+    with pytest.raises(BundleCorrupt, match=r"'tarot'.*dccf, din, gru4rec, lightgcn, mf, ncf, nextitnet, sasrec"):
         load_encoder(tmp_path)
 
 
@@ -150,6 +150,7 @@ def test_another_kind_by_override_leaves_a_files_settings_of_its_own_kind_behind
         (["teacher.kind=din", "teacher.warmup=0"], "warmup of a din encoder must be above 0 and at most 1, not 0"),
         (["collaborative.kind=gru4rec", "collaborative.hidden=0"], "hidden of a gru4rec encoder must be at least 1"),
         (["collaborative.kind=nextitnet", "collaborative.blocks=0"], "blocks of a nextitnet encoder must be at least"),
+        (["collaborative.kind=ncf", "collaborative.negatives=0"], "negatives of a ncf encoder must be at least 1"),
         (["collaborative.kind=mf", "collaborative.temperature=0"], "temperature of a mf encoder must be above 0"),
     ],
 )
