@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.collaborative.configs import DINConfig
-from model_store.collaborative.encoder import PADDING, CollaborativeEncoder, Histories
+from model_store.collaborative.encoder import PADDING, Histories
+from model_store.collaborative.table_encoder import TableEncoder
 
 WINDOWS = (5, 4, 2, 2, 1, 1, 1, 1, 1, 1)
 HISTORY = sum(WINDOWS)
@@ -53,7 +54,7 @@ class Dice(nn.Module):
         return x.mul_(gate.mul_(1 - self.alpha).add_(self.alpha))
 
 
-class DIN(CollaborativeEncoder):
+class DIN(TableEncoder):
     """A network that reads a history from where a candidate stands; the state is the newest 19 items."""
 
     config: DINConfig
@@ -80,14 +81,6 @@ class DIN(CollaborativeEncoder):
         self.dropout = nn.Dropout(config.dropout)
         window_of = torch.arange(len(WINDOWS)).repeat_interleave(torch.tensor(WINDOWS))
         self.register_buffer("window_of", window_of, persistent=False)
-
-    def vectors(self) -> Tensor:
-        return self.item_vectors.weight
-
-    @torch.no_grad()
-    def append(self, vectors_MD: Tensor) -> None:
-        table_ND = torch.cat([self.item_vectors.weight, vectors_MD])
-        self.item_vectors = nn.Embedding(len(table_ND), self.config.size, _weight=table_ND)
 
     def forward(self, items_BT: Tensor) -> Tensor:
         """The newest 19 items at each place, padded on the left; int64 [B, T, W]."""

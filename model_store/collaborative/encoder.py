@@ -99,6 +99,14 @@ class CollaborativeEncoder(nn.Module, ABC):
         return self.logits_after(items_BT, torch.arange(items_BT.shape[1], device=device) == last_B1)
 
 
+def without_seen(scores_PN: Tensor, items_BT: Tensor, after_BT: Tensor) -> Tensor:
+    """Scores after the marked items of histories (see `CollaborativeEncoder.logits_after`), lowest for items seen."""
+    rows_P, places_P = after_BT.nonzero(as_tuple=True)
+    so_far_PT = torch.arange(items_BT.shape[1], device=items_BT.device) <= places_P[:, None]
+    seen_PT = torch.where(so_far_PT & (items_BT[rows_P] != PADDING), items_BT[rows_P], items_BT[rows_P, :1])
+    return scores_PN.scatter(1, seen_PT, torch.finfo(scores_PN.dtype).min)
+
+
 def pad(rows: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     """Stack rows of unequal length, padded on the right; int32 [B, T]."""
     padded = np.full((len(rows), max(len(row) for row in rows)), PADDING, dtype=np.int32)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.collaborative.configs import NCFConfig
-from model_store.collaborative.encoder import PADDING, CollaborativeEncoder, Histories
+from model_store.collaborative.encoder import PADDING, Histories, without_seen
+from model_store.collaborative.table_encoder import TableEncoder
 
 _INIT_STD = 0.1
 _PRODUCTS_AT_ONCE = 2**24
 
 
-class NCF(CollaborativeEncoder):
+class NCF(TableEncoder):
     """Item vectors, the weights of a product, and a network of one hidden layer."""
 
     config: NCFConfig
@@ -34,14 +35,6 @@ class NCF(CollaborativeEncoder):
         self.product_weights = nn.Parameter(torch.ones(half))
         self.network_weights = nn.Parameter(torch.empty(config.hidden).normal_(std=_INIT_STD))
         nn.init.normal_(self.item_vectors.weight, std=_INIT_STD)
-
-    def vectors(self) -> Tensor:
-        return self.item_vectors.weight
-
-    @torch.no_grad()
-    def append(self, vectors_MD: Tensor) -> None:
-        table_ND = torch.cat([self.item_vectors.weight, vectors_MD])
-        self.item_vectors = nn.Embedding(len(table_ND), self.config.size, _weight=table_ND)
 
     def forward(self, items_BT: Tensor) -> Tensor:
         real_BT1 = (items_BT != PADDING).unsqueeze(-1)
@@ -77,8 +70,4 @@ class NCF(CollaborativeEncoder):
 
     def logits_after(self, items_BT: Tensor, after_BT: Tensor) -> Tensor:
         # Training never asks for an item that the state is made of; what was seen is not what comes next.
-        rows_P, places_P = after_BT.nonzero(as_tuple=True)
-        so_far_PT = torch.arange(items_BT.shape[1], device=items_BT.device) <= places_P[:, None]
-        seen_PT = torch.where(so_far_PT & (items_BT[rows_P] != PADDING), items_BT[rows_P], items_BT[rows_P, :1])
-        scores_PN = super().logits_after(items_BT, after_BT)
-        return scores_PN.scatter(1, seen_PT, torch.finfo(scores_PN.dtype).min)
+        return without_seen(super().logits_after(items_BT, after_BT), items_BT, after_BT)

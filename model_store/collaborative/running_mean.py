@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.collaborative.configs import RunningMeanConfig
-from model_store.collaborative.encoder import PADDING, CollaborativeEncoder, Histories
+from model_store.collaborative.encoder import PADDING, CollaborativeEncoder, Histories, without_seen
 
 
 class RunningMeanEncoder(CollaborativeEncoder):
@@ -52,11 +52,7 @@ class RunningMeanEncoder(CollaborativeEncoder):
 
     def logits_after(self, items_BT: Tensor, after_BT: Tensor) -> Tensor:
         # Nothing is nearer to a mean than what it was made of; what was seen is not what comes next.
-        rows_P, places_P = after_BT.nonzero(as_tuple=True)
-        so_far_PT = torch.arange(items_BT.shape[1], device=items_BT.device) <= places_P[:, None]
-        seen_PT = torch.where(so_far_PT & (items_BT[rows_P] != PADDING), items_BT[rows_P], items_BT[rows_P, :1])
-        scores_PN = super().logits_after(items_BT, after_BT)
-        return scores_PN.scatter(1, seen_PT, torch.finfo(scores_PN.dtype).min)
+        return without_seen(super().logits_after(items_BT, after_BT), items_BT, after_BT)
 
 
 def logits(states: Tensor, vectors_ND: Tensor, temperature: float) -> Tensor:

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.collaborative.configs import SASRecConfig
-from model_store.collaborative.encoder import PADDING, CollaborativeEncoder
+from model_store.collaborative.encoder import PADDING
+from model_store.collaborative.table_encoder import TableEncoder
 
 _INIT_STD = 0.02
 _REPEAT_SCALE = 30.0
 """What repeat logits are learned in units of: at a learning rate made for vectors they would not get anywhere."""
 
 
-class SASRec(CollaborativeEncoder):
+class SASRec(TableEncoder):
     """A causal transformer over item vectors; a state's product with an item's vector is its score."""
 
     config: SASRecConfig
@@ -49,14 +50,6 @@ class SASRec(CollaborativeEncoder):
             self.repeat_logits = nn.Parameter(torch.zeros(config.max_length))
         nn.init.normal_(self.item_vectors.weight, std=_INIT_STD)
         nn.init.normal_(self.positions.weight, std=_INIT_STD)
-
-    def vectors(self) -> Tensor:
-        return self.item_vectors.weight
-
-    @torch.no_grad()
-    def append(self, vectors_MD: Tensor) -> None:
-        table_ND = torch.cat([self.item_vectors.weight, vectors_MD])
-        self.item_vectors = nn.Embedding(len(table_ND), self.config.size, _weight=table_ND)
 
     def forward(self, items_BT: Tensor) -> Tensor:
         return self.states(items_BT, self.vectors())

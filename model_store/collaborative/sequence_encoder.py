@@ -3,17 +3,16 @@
 Shapes: B sequences, T items (padded on the right with -1), D vector size, N items.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.collaborative.configs import SequentialConfig
-from model_store.collaborative.encoder import CollaborativeEncoder
+from model_store.collaborative.table_encoder import TableEncoder
 
 INIT_STD = 0.02
 
 
-class SequenceEncoder(CollaborativeEncoder):
+class SequenceEncoder(TableEncoder):
     """A table of item vectors; a state's product with an item's vector is its score."""
 
     config: SequentialConfig
@@ -25,14 +24,6 @@ class SequenceEncoder(CollaborativeEncoder):
         self.item_vectors = nn.Embedding(items, config.size)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.item_vectors.weight, std=INIT_STD)
-
-    def vectors(self) -> Tensor:
-        return self.item_vectors.weight
-
-    @torch.no_grad()
-    def append(self, vectors_MD: Tensor) -> None:
-        table_ND = torch.cat([self.item_vectors.weight, vectors_MD])
-        self.item_vectors = nn.Embedding(len(table_ND), self.config.size, _weight=table_ND)
 
     def scores(self, states: Tensor) -> Tensor:
         return states @ self.vectors().T
