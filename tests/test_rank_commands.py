@@ -96,7 +96,7 @@ def test_what_cannot_be_is_said(runner: CliRunner, tmp_path: Path) -> None:
     cases: list[tuple[list[str], int, str]] = [
         (["rank", "train", "--data", str(other)], 1, "a ranker needs a generator of the same data"),
         (["rank", "evaluate", "--data", str(data)], 1, "version tiny-1 has no ranker; `tessera rank train`"),
-        (["rank", "train", "--data", str(data), "--recipe", "oracle"], 1, "recipes that come with Tessera: sella-rec"),
+        (["rank", "train", "--data", str(data), "--recipe", "oracle"], 1, "recipes that come with Tessera: a-llmrec"),
         (["rank", "train", "--data", str(data), "--set", "text.epochs=0"], 1, "epochs must be at least 1"),
         (["rank", "evaluate", "--data", str(data), "--set", "seed=1"], 2, "needs --recipe"),
         (["rank", "evaluate", "--data", str(data), "--baselines", "oracle"], 2, "no baseline oracle"),

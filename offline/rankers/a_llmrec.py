@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_store.collaborative.configs import EncoderConfig, SASRecConfig
+from model_store.collaborative.configs import DINConfig, EncoderConfig, SASRecConfig
 from model_store.collaborative.encoder import CollaborativeEncoder
 from model_store.errors import TesseraError
 from model_store.rankers.a_llmrec import (
@@ -120,6 +120,11 @@ class ALLMRecRecipe(RankerRecipe):
         _one_of("score", self.score, (SUM, MEAN))
         if self.shown < 2:
             raise TesseraError(f"recipe: shown must be at least 2, not {self.shown}")
+        if isinstance(self.collaborative, DINConfig):
+            raise TesseraError(
+                "recipe: collaborative.kind=din has no vector of a user, which depends on the candidate there, and a "
+                "soft token is one; choose another kind"
+            )
 
 
 def train_a_llmrec(recipe: ALLMRecRecipe, data: RankingData, device: torch.device | str) -> TrainedRanker:

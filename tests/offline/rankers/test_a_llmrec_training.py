@@ -246,6 +246,7 @@ def test_labels_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
         ("score=max", "score must be sum or mean"),
         ("shown=1", "shown must be at least 2"),
         ("collaborative.kind=tarot", r"collaborative\.kind 'tarot' is unknown"),
+        ("collaborative.kind=din", "has no vector of a user"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(override: str, message: str) -> None:
