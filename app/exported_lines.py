@@ -12,7 +12,6 @@ from app.item_overlay import ItemOverlay
 from app.item_views import item_view
 from app.recommendation_cache import CacheUnavailable, RecommendationCache
 from app.served_model import ServedModel
-from model_store.cache_keys import Keys
 
 _USERS_AT_ONCE = 50
 _ITEMS_AT_ONCE = 200
@@ -23,7 +22,7 @@ STOPPED = {"error": {"reason": "redis", "detail": "Redis failed; the export is n
 """The last line of an export that could not go on."""
 
 
-async def event_lines(cache: RecommendationCache, keys: Keys) -> AsyncIterator[bytes]:
+async def event_lines(cache: RecommendationCache) -> AsyncIterator[bytes]:
     """Every history, each oldest first, as rows of `POST /events`. A user whose history is made meanwhile may be left
     out, or come twice.
 
@@ -31,9 +30,9 @@ async def event_lines(cache: RecommendationCache, keys: Keys) -> AsyncIterator[b
         CacheUnavailable: Redis failed.
     """
     async with cache.attempt("export") as client:
-        names: AsyncIterator[bytes] = client.scan_iter(keys.histories(), count=_SCANNED_AT_ONCE)
+        names: AsyncIterator[bytes] = client.scan_iter(cache.keys.histories(), count=_SCANNED_AT_ONCE)
     while some := await _next(cache, names):
-        users = [keys.user_of_history(name.decode(errors="replace")) for name in some]
+        users = [cache.keys.user_of_history(name.decode(errors="replace")) for name in some]
 
         def read(pipeline: Pipeline, some: list[bytes] = some) -> None:
             for name in some:

@@ -44,6 +44,7 @@ def train(
     """Train a ranker beside a version's generator and publish both; the last line on stdout is the new version."""
     quiet_libraries()
     from model_store.bundle import ModelStore
+    from model_store.default_device import default_device
     from offline.rankers.kinds import load_ranker_recipe
     from offline.rankers.publish_ranker import check_base, publish_ranker
     from offline.rankers.ranker_study import language_model_of, study_ranker
@@ -54,7 +55,7 @@ def train(
     dataset = read_data(data, columns)
     check_base(base, dataset)
     ranking = _ranking_data(dataset, data, columns, chosen.negatives, chosen.seed)
-    study, trained = study_ranker(chosen, ranking, "valid", _device(), baselines=())
+    study, trained = study_ranker(chosen, ranking, "valid", default_device(), baselines=())
     bundle = publish_ranker(
         ModelStore(settings.store),
         base,
@@ -88,6 +89,7 @@ def evaluate(
     part = held_out(split)
     names = tuple(name for name in baselines.split(",") if name and name != "none")
     quiet_libraries()
+    from model_store.default_device import default_device
     from offline.rankers.kinds import load_ranker_recipe
     from offline.rankers.ranker_study import BASELINES, study_published, study_ranker
 
@@ -98,12 +100,12 @@ def evaluate(
     if recipe is None:
         bundle = open_bundle(read_settings(), version)
         dataset = read_data(data, columns)
-        study = study_published(bundle, _ranking_data(dataset, data, columns), part, _device(), most=most)
+        study = study_published(bundle, _ranking_data(dataset, data, columns), part, default_device(), most=most)
     else:
         chosen = load_ranker_recipe(recipe, overrides)
         dataset = read_data(data, columns)
         ranking = _ranking_data(dataset, data, columns, chosen.negatives, chosen.seed)
-        study, _ = study_ranker(chosen, ranking, part, _device(), baselines=names, most=most)
+        study, _ = study_ranker(chosen, ranking, part, default_device(), baselines=names, most=most)
     if as_json:
         typer.echo(json.dumps(study.as_dict()))
         return
@@ -119,9 +121,3 @@ def _ranking_data(
     from offline.rankers.ranking_data import ranking_data
 
     return ranking_data(dataset, folder, column_names(columns), negatives=negatives, seed=seed)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

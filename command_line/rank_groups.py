@@ -36,8 +36,7 @@ def groups(
     """Train a recipe's ranker, publish nothing, and measure Hit@1 of cold and warm items and of cold users."""
     part = held_out(split)
     quiet_libraries()
-    import torch
-
+    from model_store.default_device import default_device
     from offline.rankers.cross_domain import cross_domain_scorer
     from offline.rankers.evaluation_groups import GROUPS, evaluate_groups, group_rows
     from offline.rankers.few_users import with_few_users
@@ -59,7 +58,7 @@ def groups(
         measured = measured if other is not None else trained_on
     # Groups that are not there are found before hours of training, not after them.
     rows = group_rows(measured, part, wanted=group or (), cold_share=cold_share, cold_user_events=cold_user_events)
-    trained = train_ranker(chosen, trained_on, "cuda" if torch.cuda.is_available() else "cpu")
+    trained = train_ranker(chosen, trained_on, default_device())
     if other is None:
         scorers = {**trained.baselines, chosen.name: trained.ranker.rank}
     else:

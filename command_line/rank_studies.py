@@ -49,6 +49,7 @@ def ablate(
     except ValueError:
         raise typer.BadParameter("integers, comma separated", param_hint="--seeds") from None
     quiet_libraries()
+    from model_store.default_device import default_device
     from offline.ablation import read_rows
     from offline.rankers.kinds import load_ranker_recipe
     from offline.rankers.ranker_ablation import ROWS_FOLDER, RankerAblation, ablation_table, run_ranker_ablation
@@ -68,7 +69,7 @@ def ablate(
     )
     negatives = load_ranker_recipe(recipe, overrides).negatives
     samples = ranking_data(read_data(data, columns), data, column_names(columns), negatives=negatives)
-    records = run_ranker_ablation(samples, study, read_settings().home, _device())
+    records = run_ranker_ablation(samples, study, read_settings().home, default_device())
     typer.echo(json.dumps({"records": records}) if as_json else ablation_table(records))
 
 
@@ -85,6 +86,7 @@ def attention(
     """The share of attention that a version's ranker gives to its soft tokens, layer by layer."""
     part = held_out(split)
     quiet_libraries()
+    from model_store.default_device import default_device
     from model_store.errors import TesseraError
     from model_store.rankers.ranker_files import load_ranker
     from offline.rankers.attention_picture import draw_attention
@@ -97,7 +99,7 @@ def attention(
         raise TesseraError(f"version {bundle.version} has no ranker; `tessera rank train` publishes one")
     dataset = read_data(data, columns)
     check_base(bundle, dataset)
-    ranker = load_ranker(bundle.ranker_path, bundle.catalog, _device())
+    ranker = load_ranker(bundle.ranker_path, bundle.catalog, default_device())
     found = attention_shares(ranker, ranking_data(dataset, data, column_names(columns)), part, most=most)
     if plot is not None:
         draw_attention(plot, found, f"{ranker.kind}, version {bundle.version}, {dataset.name}, {part} part")
@@ -112,9 +114,3 @@ def attention(
         numbers = [found[how][place][layer] for place in ("answer", "prompt") for how in ("unsteered", "steered")]
         typer.echo(f"{layer + 1:5}  {bias:+.2f}  " + "  ".join(f"{number:13.4f}" for number in numbers))
     typer.echo(f"even          {found['even']['answer']:13.4f}                 {found['even']['prompt']:13.4f}")
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from model_store.bundle import Bundle, ModelStore
@@ -28,8 +28,8 @@ from offline.evaluate import ALONE, SplitName, evaluate
 from offline.interactions import Dataset
 from offline.progress import say
 from offline.recipe import RECIPES_FOLDER, Recipe, load_recipe
+from offline.study_records import markdown_table, mean_cell, write_record
 from offline.train import Run, train
-from offline.whole_file import whole_file
 
 _ROWS_FOLDER = RECIPES_FOLDER / "ablations"
 _SHOWN = ("recall@10", "ndcg@10")
@@ -123,7 +123,7 @@ def run_study(dataset: Dataset, study: Study, home: Path) -> list[dict[str, Any]
             say(f"{name}, seed {seed}: measured before, {path}")
         else:
             bundle = _trained(dataset, recipe, folder, store, f"{name}, seed {seed}")
-            _write_whole(path, _measure(bundle, dataset, study))
+            write_record(path, _measure(bundle, dataset, study))
         records.append({"row": name, "seed": seed, **json.loads(path.read_text(encoding="utf-8"))})
     return records
 
@@ -138,13 +138,8 @@ def _trained(dataset: Dataset, recipe: Recipe, folder: Path, store: ModelStore, 
         return store.open(version)
     say(f"{what}: training")
     bundle = train(run, store)
-    _write_whole(path, {"version": bundle.version})
+    write_record(path, {"version": bundle.version})
     return bundle
-
-
-def _write_whole(path: Path, content: dict[str, Any]) -> None:
-    with whole_file(path) as file:
-        file.write(json.dumps(content, indent=1).encode())
 
 
 def _measure(bundle: Bundle, dataset: Dataset, study: Study) -> dict[str, Any]:
@@ -197,19 +192,11 @@ def as_table(records: list[dict[str, Any]]) -> str:
         lines.append(_line(name, protocols, "tessera", cost))
         if all(ALONE in one["all"] for one in protocols):
             lines.append(_line(f"{name}: {ALONE} alone", protocols, ALONE, ["", "", ""]))
-    rule = ["---"] * len(header)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+    return markdown_table(header, lines)
 
 
 def _line(name: str, protocols: list[dict[str, Any]], system: str, cost: list[str]) -> list[str]:
-    cells = []
-    for protocol in _PROTOCOLS:
-        for metric in _SHOWN:
-            values = [one[protocol][system][metric] for one in protocols]
-            spread = f" ± {_decimals(stdev(values))}" if len(values) > 1 else ""
-            cells.append(f"{_decimals(mean(values))}{spread}")
+    cells = [
+        mean_cell([one[protocol][system][metric] for one in protocols]) for protocol in _PROTOCOLS for metric in _SHOWN
+    ]
     return [name, *cells, *cost]
-
-
-def _decimals(value: float) -> str:
-    return f"{value:.4f}".lstrip("0")

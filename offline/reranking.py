@@ -7,11 +7,11 @@ have the generator's: where both have a say, each is standardised over the candi
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from model_store.bundle import Bundle
 from model_store.decoders.protocol import Decoded
+from model_store.default_device import default_device
 from model_store.errors import TesseraError
 from model_store.manifest import RankerRecord
 from model_store.rankers.ranker import Ranker, RankRequest
@@ -53,8 +53,7 @@ class Reranker:
         """
         ranker_record(bundle)
         assert bundle.ranker_path is not None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(load_ranker(bundle.ranker_path, bundle.catalog, device), weight)
+        return cls(load_ranker(bundle.ranker_path, bundle.catalog, default_device()), weight)
 
     def reorder(
         self,

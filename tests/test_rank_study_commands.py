@@ -51,6 +51,16 @@ def test_rows_are_trained_once_and_stand_in_one_table(runner: CliRunner, tmp_pat
     ]  # fmt: skip
 
 
+def test_a_row_starts_from_the_recipe_that_it_names(runner: CliRunner, tmp_path: Path) -> None:
+    data = with_categories(write_labelled(tmp_path / "shop"))
+    rows = tmp_path / "rows.toml"
+    rows.write_text('[rows.mine]\nset = []\n[rows.other]\nrecipe = "oracle"\nset = []\n')
+    found = runner.invoke(app, ["rank", "ablate", "--data", str(data), "--rows", str(rows)])
+    assert found.exit_code == 1
+    assert "recipe 'oracle': no file" in found.stderr
+    assert not (tmp_path / "home").exists(), "found before the first training"
+
+
 def test_a_table_has_means_and_deviations_over_seeds() -> None:
     records = [
         {"row": "a", "seed": seed, "metrics": {"auc": auc}, "beside": {"mf": {"auc": 0.5}}}

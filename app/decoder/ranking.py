@@ -144,13 +144,12 @@ class Ranking:
 def _load(bundle: Bundle) -> "Ranker":
     """Load a bundle's ranker and rank once, so that no request pays for first-use costs."""
     # Imported here: it takes seconds, and few deployments need it.
-    import torch
-
+    from model_store.default_device import default_device
     from model_store.rankers.ranker_files import load_ranker
 
     assert bundle.ranker_path is not None
     begin = time.monotonic()
-    ranker = load_ranker(bundle.ranker_path, bundle.catalog, "cuda" if torch.cuda.is_available() else "cpu")
+    ranker = load_ranker(bundle.ranker_path, bundle.catalog, default_device())
     scores = ranker.rank([_request(bundle.manifest, [0], list(range(min(bundle.manifest.items, 20))), None)])[0]
     if not np.isfinite(scores).all():
         raise TesseraError(f"{bundle.ranker_path}: a warm-up gave scores that are no numbers; its weights may hold NaN")

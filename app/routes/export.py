@@ -9,7 +9,6 @@ from app.posted_rows import JSON_LINES
 from app.problems import StorageUnavailable, responses
 from app.recommendation_cache import CacheUnavailable
 from app.routers import Router
-from model_store.cache_keys import Keys
 
 router = Router(
     prefix="/export",
@@ -29,7 +28,7 @@ async def export_events(query: NoQuery, services: CurrentServices) -> StreamingR
 
     Where Redis fails on the way, the last line is `{"error": ...}`, and the export is not complete.
     """
-    lines = event_lines(services.cache, Keys(services.settings.namespace))
+    lines = event_lines(services.cache)
     try:
         return StreamingResponse(await begun(lines), media_type=JSON_LINES)
     except CacheUnavailable:

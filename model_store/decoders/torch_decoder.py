@@ -30,6 +30,7 @@ from model_store.decoders.protocol import Decoded, DecodeRequest, render
 from model_store.decoders.stats_recorder import StatsRecorder
 from model_store.decoders.tree_attention import TreePass, whole_tree
 from model_store.decoders.trie_tensors import TrieTensors
+from model_store.default_device import default_device
 from model_store.errors import DecoderUnusable
 from model_store.float32_products import use_fast_float32_products
 from model_store.prefix_cap import PrefixCap
@@ -88,7 +89,7 @@ class TorchDecoder:
             DecoderUnusable: the model reads fewer tokens than the longest prompt and a code take, or see
                 `HuggingFaceModel`.
         """
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = device or default_device()
         use_fast_float32_products()
         dtype = torch.bfloat16 if chosen.startswith("cuda") else torch.float32
         model = load_language_model(bundle, dtype)

@@ -6,6 +6,7 @@ of them (`extend`), so that ranking a hundred items costs one user's prompt and 
 Shapes: B prompts, T tokens of the longest, H hidden size, M endings, S tokens of the longest ending, V token ids.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ class SoftPromptModel:
         self.model = model
         self.tokenizer = tokenizer
         self.steering = steering
+
+    def copied(self) -> "SoftPromptModel":
+        """The same, with weights of its own: training this one leaves it as it is."""
+        return SoftPromptModel(copy.deepcopy(self.model), self.tokenizer, self.steering)
 
     @property
     def device(self) -> torch.device:

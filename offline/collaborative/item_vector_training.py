@@ -9,6 +9,7 @@ Shapes: B interactions, M negatives, U users, N items, D vector size.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,7 @@ def train_item_vectors(
     device = graph.user_E.device
     encoder = RunningMeanEncoder(graph.items, config).to(device).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    # Whoever has a single item leaves nothing to predict it from.
-    edges = (graph.user_degrees[graph.user_E] > 1).nonzero().squeeze(1)
+    edges = edges_with_others(graph)
     batches = -(-len(edges) // config.pairs_per_batch)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.epochs * batches))
     history_sums = graph.matrix(torch.ones(len(graph.user_E), device=device))
@@ -67,10 +67,7 @@ def train_item_vectors(
     with progress("collaborative encoder", config.epochs, "epochs") as advance:
         for epoch in range(1, config.epochs + 1):
             model.train()
-            shuffled = edges[torch.randperm(len(edges), generator=generator).to(device)]
-            for start in range(0, len(edges), config.pairs_per_batch):
-                batch = shuffled[start : start + config.pairs_per_batch]
-                users_B, items_B = graph.user_E[batch], graph.item_E[batch]
+            for users_B, items_B in edge_batches(graph, edges, config.pairs_per_batch, generator):
                 vectors, own_loss = model(users_B, items_B)
                 others = functional.embedding(users_B, history_sums.to_users(vectors)) - functional.embedding(
                     items_B, vectors
@@ -89,6 +86,21 @@ def train_item_vectors(
             advance(1, str(best))
     best.restore(encoder)
     return encoder, best.metrics
+
+
+def edges_with_others(graph: BipartiteGraph) -> Tensor:
+    """The interactions to train on: whoever has a single item leaves nothing to predict it from; int64 [edges]."""
+    return (graph.user_degrees[graph.user_E] > 1).nonzero().squeeze(1)
+
+
+def edge_batches(
+    graph: BipartiteGraph, edges: Tensor, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch of interactions in an order of its own: the users of each batch and their items; int64 [B] each."""
+    shuffled = edges[torch.randperm(len(edges), generator=generator).to(edges.device)]
+    for start in range(0, len(edges), size):
+        batch = shuffled[start : start + size]
+        yield graph.user_E[batch], graph.item_E[batch]
 
 
 def draw_negatives(items: int, count: int, generator: torch.Generator) -> Tensor:

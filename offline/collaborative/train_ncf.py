@@ -12,7 +12,7 @@ from torch.nn import functional
 from model_store.collaborative.configs import NCFConfig
 from model_store.collaborative.ncf import NCF
 from offline.collaborative.bipartite_graph import BipartiteGraph
-from offline.collaborative.item_vector_training import draw_negatives, owned
+from offline.collaborative.item_vector_training import draw_negatives, edge_batches, edges_with_others, owned
 from offline.collaborative.validation import BestEpoch, validation_metrics
 from offline.leave_one_out import EvaluationCases
 from offline.progress import progress
@@ -27,8 +27,7 @@ def train_ncf(
     device = graph.user_E.device
     model = NCF(graph.items, config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    # Whoever has a single item leaves nothing to predict it from.
-    edges = (graph.user_degrees[graph.user_E] > 1).nonzero().squeeze(1)
+    edges = edges_with_others(graph)
     steps = -(-len(edges) // config.pairs_per_batch)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.epochs * steps))
     history_sums = graph.matrix(torch.ones(len(graph.user_E), device=device))
@@ -36,10 +35,7 @@ def train_ncf(
     with progress("collaborative encoder", config.epochs, "epochs") as advance:
         for epoch in range(1, config.epochs + 1):
             model.train()
-            shuffled = edges[torch.randperm(len(edges), generator=generator).to(device)]
-            for start in range(0, len(edges), config.pairs_per_batch):
-                batch = shuffled[start : start + config.pairs_per_batch]
-                users_B, items_B = graph.user_E[batch], graph.item_E[batch]
+            for users_B, items_B in edge_batches(graph, edges, config.pairs_per_batch, generator):
                 vectors_ND = model.vectors()
                 own_BD = functional.embedding(items_B, vectors_ND)
                 sums_BD = functional.embedding(users_B, history_sums.to_users(vectors_ND))

@@ -77,7 +77,7 @@ class GlobalContrast(nn.Module):
         known_N: NDArray[np.bool_],
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._items = config, len(known_N)
         sources = {
             "text": (config.text_weight, text_ND, np.ones_like(known_N)),
             "behaviour": (config.behaviour_weight, behaviour_ND, known_N),
@@ -100,13 +100,10 @@ class GlobalContrast(nn.Module):
         """The weighted sum of the sources' mean losses; float32 []."""
         states = functional.normalize(states_PH.float(), dim=-1)
         total = states.new_zeros(())
-        drawn_M: Tensor | None = None
+        # From torch's own state, which training seeds by epoch. On the CPU, so that every device draws alike.
+        drawn_M = torch.randperm(self._items)[: self.config.negatives].to(items_P.device)
         for name, weight in self._weights.items():
             vectors_ND, counts_N = self.get_buffer(f"{name}_ND"), self.get_buffer(f"{name}_counts_N")
-            if drawn_M is None:
-                items = len(vectors_ND)
-                # From torch's own state, which training seeds by epoch. On the CPU, so that every device draws alike.
-                drawn_M = torch.randperm(items)[: min(self.config.negatives, items)].to(items_P.device)
             loss_P = self._loss(self.projections[name](states), vectors_ND, items_P, drawn_M, counts_N)
             target_P = counts_N[items_P]
             total = total + weight * (loss_P * target_P).sum() / target_P.sum().clamp(min=1)

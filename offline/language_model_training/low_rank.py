@@ -22,6 +22,7 @@ from model_store.errors import TesseraError
 from model_store.manifest import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
+    from peft import LoraConfig as PeftLoraConfig
     from peft import PeftModel
 
 _ROWS = "trainable_tokens_delta"
@@ -102,20 +103,29 @@ def add_adapters(model: Any, new_tokens: list[int], config: LoraConfig, seed: in
     torch.manual_seed(seed)
     tuned = peft.get_peft_model(
         model,
-        peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]
-            lora_dropout=config.dropout,
-            target_modules="all-linear",
-            # GPT-2 keeps its linear layers transposed.
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-            trainable_token_indices=rows,
-            task_type="CAUSAL_LM",
-        ),
+        linear_adapters(model, config.rank, config.alpha, config.dropout, rows),
     )
     # Decoders and losses read the output embedding's weight and bias; its wrapper passes on the weight alone.
     model.get_output_embeddings().register_parameter("bias", None)
     return tuned
+
+
+def linear_adapters(
+    model: Any, rank: int, alpha: float, dropout: float, rows: dict[str, list[int]] | None = None
+) -> "PeftLoraConfig":
+    """A `peft.LoraConfig` for every linear layer but the output, and for rows of embeddings by their module."""
+    import peft
+
+    return peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        # GPT-2 keeps its linear layers transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        trainable_token_indices=rows,
+        task_type="CAUSAL_LM",
+    )
 
 
 def merge_adapters(model: Any, tuned: "PeftModel") -> None:

@@ -31,7 +31,7 @@ from model_store.rankers.a_llmrec import (
     ALLMRecRanker,
     longest_prompt,
 )
-from model_store.rankers.judgement import JudgementConfig
+from model_store.rankers.judgement import Judgement, JudgementConfig
 from model_store.text_encoder import TextConfig
 from offline.collaborative.kinds import train_encoder
 from offline.rankers.encoder_scorer import encoder_scorer
@@ -261,7 +261,6 @@ def with_latents_of_texts(ranker: ALLMRecRanker) -> ALLMRecRanker:
 
 def _with_a_model_of_its_own(ranker: ALLMRecRanker) -> ALLMRecRanker:
     other = copy.copy(ranker)
-    model = ranker.language_model
-    other.language_model = type(model)(copy.deepcopy(model.model), model.tokenizer, model.steering)
-    other.judgement = type(ranker.judgement)(ranker.config.question, other.language_model, ranker.catalog)
+    other.language_model = ranker.language_model.copied()
+    other.judgement = Judgement(ranker.config.question, other.language_model, ranker.catalog)
     return other

@@ -8,7 +8,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from offline.progress import say
 from offline.rankers.kinds import load_ranker_recipe
 from offline.rankers.ranker_study import study_ranker
 from offline.rankers.ranking_data import Part, RankingData
+from offline.study_records import markdown_table, mean_cell, write_record
 
 ROWS_FOLDER = Path(__file__).parent / "recipes" / "ablations"
 
@@ -54,7 +54,9 @@ def run_ranker_ablation(
     """
     # Settings that cannot be are found before the first training, not after it.
     recipes = {
-        (row.name, seed): load_ranker_recipe(study.recipe, [*study.overrides, *row.overrides, f"seed={seed}"])
+        (row.name, seed): load_ranker_recipe(
+            row.recipe or study.recipe, [*study.overrides, *row.overrides, f"seed={seed}"]
+        )
         for seed in study.seeds
         for row in study.rows
     }
@@ -72,9 +74,7 @@ def run_ranker_ablation(
             found, trained = study_ranker(recipe, data, study.part, device, baselines=baselines)
             metrics = found.systems.pop(recipe.name)
             record = {"metrics": metrics, "beside": found.systems, "attention": trained.reports.get("attention")}
-            staging = path.with_suffix(".part")
-            staging.write_text(json.dumps(record, indent=1), encoding="utf-8")
-            staging.replace(path)
+            write_record(path, record)
         records.append({"row": name, "seed": seed, **json.loads(path.read_text(encoding="utf-8"))})
     return records
 
@@ -86,16 +86,7 @@ def ablation_table(records: list[dict[str, Any]]) -> str:
     systems = {system: [record["beside"][system] for record in first] for system in first[0]["beside"]}
     for row in dict.fromkeys(record["row"] for record in records):
         systems[row] = [record["metrics"] for record in records if record["row"] == row]
-    lines = [["system", *names], ["---"] * (len(names) + 1)]
-    for system, found in systems.items():
-        lines.append([system, *(_cell([one[name] for one in found]) for name in names)])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def _cell(values: list[float]) -> str:
-    spread = f" ± {_decimals(stdev(values))}" if len(values) > 1 else ""
-    return f"{_decimals(mean(values))}{spread}"
-
-
-def _decimals(value: float) -> str:
-    return f"{value:.4f}".lstrip("0")
+    lines = [
+        [system, *(mean_cell([one[name] for one in found]) for name in names)] for system, found in systems.items()
+    ]
+    return markdown_table(["system", *names], lines)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from model_store.catalog import Catalog
 from model_store.errors import TesseraError
 from model_store.rankers.soft_prompt_model import SoftPromptModel
 from offline.language_model import SCRATCH_PREFIX, SCRATCH_SIZES, load_checkpoint, scratch_model, train_tokenizer
+from offline.language_model_training.low_rank import linear_adapters
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -134,18 +134,7 @@ def _add_adapters(model: Any, config: RankerLoraConfig, seed: int) -> "PeftModel
     import peft
 
     torch.manual_seed(seed)
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]
-            lora_dropout=config.dropout,
-            target_modules="all-linear",
-            # GPT-2 keeps its linear layers transposed.
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-            task_type="CAUSAL_LM",
-        ),
-    )
+    return peft.get_peft_model(model, linear_adapters(model, config.rank, config.alpha, config.dropout))
 
 
 def _texts(catalog: Catalog, templates: tuple[str, ...]) -> Iterator[str]:

@@ -9,7 +9,6 @@ A language model that was built from a config knows no words. It learns to judge
 there is a meaning to draw tokens to; one that knows words starts with the second step, as in the paper.
 """
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +22,6 @@ from model_store.rankers.depth_pattern import DepthPatternConfig
 from model_store.rankers.factor_tables import FactorTables
 from model_store.rankers.judgement import JudgementConfig
 from model_store.rankers.sail_rec import TEMPLATES, SailRecConfig, SailRecRanker
-from model_store.rankers.soft_prompt_model import SoftPromptModel
-from model_store.rankers.text_only import TextOnlyRanker
 from model_store.rankers.text_vectors import title_texts
 from offline.rankers.aligned_factors import AlignmentConfig, factor_scorer, train_factors
 from offline.rankers.attention_shares import attention_shares
@@ -38,7 +35,7 @@ from offline.rankers.ranker_recipe import RankerRecipe, TrainedRanker
 from offline.rankers.ranking_data import RankingData
 from offline.rankers.sella_rec import judging_language_model
 from offline.rankers.semantic_warm_up import ItemAlignment, UserAlignment, WarmUpConfig, warm_up_items, warm_up_users
-from offline.rankers.text_tuning import TextTuningConfig, tune_on_text
+from offline.rankers.text_tuning import TextTuningConfig, copied, tune_on_text
 
 _TEXT_FIRST = ("auto", "always", "never")
 
@@ -131,7 +128,7 @@ def train_sail_rec(recipe: SailRecRecipe, data: RankingData, device: torch.devic
     language_model = judging_language_model(recipe.language_model, recipe.question, data, device, seed, TEMPLATES)
     if recipe.text_first == "always" or (recipe.text_first == "auto" and recipe.language_model.is_scratch):
         text_only, reports["text"] = tune_on_text(language_model, recipe.question, data, recipe.text, seed)
-        baselines["text-only"] = _copied(text_only).rank
+        baselines["text-only"] = copied(text_only).rank
     ranker = untrained_ranker(recipe, data, language_model, factors.tables).to(device)
     users, items, reports["profiles"] = _alignments(recipe, data, ranker)
     if recipe.warm_up.users:
@@ -259,11 +256,3 @@ def _judge(
             report = step(parameters)
     ranker.eval()
     return report
-
-
-def _copied(ranker: TextOnlyRanker) -> TextOnlyRanker:
-    """As it is now: the language model is trained on."""
-    model = ranker.language_model
-    return TextOnlyRanker(
-        ranker.config, SoftPromptModel(copy.deepcopy(model.model), model.tokenizer), ranker.catalog
-    ).eval()

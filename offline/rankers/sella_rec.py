@@ -8,7 +8,6 @@ In step 3 the projector starts from step 2's, and the language model stays as it
 both projections are trained through it. What the paper's summaries and its code do differently is a setting each.
 """
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +18,6 @@ from model_store.rankers.judgement import TEMPLATES as QUESTION_TEMPLATES
 from model_store.rankers.judgement import JudgementConfig, longest_question
 from model_store.rankers.sella_rec import ITEM, USER, WARM, SellaRecConfig, SellaRecRanker
 from model_store.rankers.sella_rec import TEMPLATES as SELLA_TEMPLATES
-from model_store.rankers.soft_prompt_model import SoftPromptModel
-from model_store.rankers.text_only import TextOnlyRanker
 from model_store.rankers.text_vectors import text_vectors, title_texts
 from offline.rankers.aligned_factors import AlignedFactors, AlignmentConfig, train_factors
 from offline.rankers.fitting import FitConfig, Trained, fit
@@ -28,7 +25,7 @@ from offline.rankers.judgement_loss import JudgementLoss, validation_score
 from offline.rankers.ranker_language_model import RankerLanguageModel, RankerLanguageModelConfig
 from offline.rankers.ranker_recipe import RankerRecipe, TrainedRanker
 from offline.rankers.ranking_data import RankingData
-from offline.rankers.text_tuning import TextTuningConfig, tune_on_text
+from offline.rankers.text_tuning import TextTuningConfig, copied, tune_on_text
 
 _WORDS_OF_TEMPLATES = 96
 """Tokens that all templates and soft tokens have together, at most."""
@@ -77,7 +74,7 @@ def train_sella_rec(recipe: SellaRecRecipe, data: RankingData, device: torch.dev
     language_model = judging_language_model(recipe.language_model, recipe.question, data, device, seed, SELLA_TEMPLATES)
     text_only, text_report = tune_on_text(language_model, recipe.question, data, recipe.text, seed)
     # As it is now, where the third step goes on with the language model.
-    baseline = _copied(text_only) if recipe.injection.train_language_model else text_only
+    baseline = copied(text_only) if recipe.injection.train_language_model else text_only
     titles_NH = text_vectors(language_model.soft, title_texts(data.catalog, range(len(data.catalog))))
     factors = train_factors(data, titles_NH, recipe.alignment, seed, device)
     ranker, report = inject(recipe, data, language_model, factors, device)
@@ -161,9 +158,3 @@ def untrained_ranker(
     if config.warm_start:
         ranker.projector.load_state_dict(factors.projector.state_dict())
     return ranker
-
-
-def _copied(ranker: TextOnlyRanker) -> TextOnlyRanker:
-    model = ranker.language_model
-    frozen = SoftPromptModel(copy.deepcopy(model.model), model.tokenizer, model.steering)
-    return TextOnlyRanker(ranker.config, frozen, ranker.catalog)

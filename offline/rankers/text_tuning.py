@@ -31,6 +31,11 @@ class TextTuningConfig(FitConfig):
             raise TesseraError(f"recipe: loss_on must be answer or prompt, not {self.loss_on!r}")
 
 
+def copied(ranker: TextOnlyRanker) -> TextOnlyRanker:
+    """As it is now, where its language model is trained on."""
+    return TextOnlyRanker(ranker.config, ranker.language_model.copied(), ranker.catalog).eval()
+
+
 def tune_on_text(
     language_model: RankerLanguageModel,
     question: JudgementConfig,

@@ -12,6 +12,7 @@ import uvicorn
 
 from app.decoder.server import DecodeService, create_decoder_app
 from app.decoder.settings import DecoderSettings
+from app.settings import Settings
 
 READY_TIMEOUT_S = 60
 
@@ -71,6 +72,31 @@ async def running_decoder(settings: DecoderSettings, socket: Path) -> AsyncItera
     finally:
         server.should_exit = True
         await serving
+
+
+@asynccontextmanager
+async def ready_decoder(store: Path, socket: Path) -> AsyncIterator[RunningDecoder]:
+    """Serve a store's active version, loaded, until the block ends."""
+    settings = DecoderSettings(store=store, batch=4, beam_width=10, active_poll_ms=20, retry_unusable_s=0)
+    async with running_decoder(settings, socket) as decoder:
+        await until_ready(decoder)
+        yield decoder
+
+
+def settings_beside(decoder: RunningDecoder, store: Path, home: Path, **others: Any) -> Settings:
+    """Of an application that asks this decoder, with patience, and follows versions at once."""
+    return Settings(
+        store=store,
+        home=home,
+        redis_cooldown_ms=50,
+        redis_timeout_ms=1000,
+        active_poll_ms=20,
+        decoder_address=decoder.address,
+        live_deadline_ms=20_000,
+        encode_deadline_ms=60_000,
+        beam_width=10,
+        **others,
+    )
 
 
 async def until_ready(decoder: RunningDecoder) -> None:

@@ -11,14 +11,13 @@ import pytest
 import redis
 
 from app import item_publishing
-from app.decoder.settings import DecoderSettings
 from app.encode_wire import unpack_vectors
 from app.settings import Settings
 from model_store.bundle import Bundle, ModelStore
 from model_store.cache_keys import Keys
 from model_store.text_encoder import TextEncoder, text_config
 from tests.app.conftest import Cache, RunningApp, ids, running
-from tests.app.running_decoder import RunningDecoder, running_decoder, until_ready
+from tests.app.running_decoder import RunningDecoder, ready_decoder, settings_beside
 from tests.app.test_problems import assert_problem
 from tests.extended_bundle import extend
 from tests.tiny_bundle import build_tiny_bundle
@@ -41,26 +40,13 @@ def bundle(store: Path) -> Bundle:
 
 @pytest.fixture
 async def decoder(store: Path, bundle: Bundle, tmp_path: Path) -> AsyncIterator[RunningDecoder]:
-    settings = DecoderSettings(store=store, batch=4, beam_width=10, active_poll_ms=20, retry_unusable_s=0)
-    async with running_decoder(settings, tmp_path / "decoder.sock") as decoder:
-        await until_ready(decoder)
+    async with ready_decoder(store, tmp_path / "decoder.sock") as decoder:
         yield decoder
 
 
 @pytest.fixture
 def settings(store: Path, bundle: Bundle, home: Path, decoder: RunningDecoder) -> Settings:
-    return Settings(
-        store=store,
-        home=home,
-        redis_cooldown_ms=50,
-        redis_timeout_ms=1000,
-        active_poll_ms=20,
-        decoder_address=decoder.address,
-        live_deadline_ms=20_000,
-        encode_deadline_ms=60_000,
-        beam_width=10,
-        item_publish_delay_ms=300,
-    )
+    return settings_beside(decoder, store, home, item_publish_delay_ms=300)
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:

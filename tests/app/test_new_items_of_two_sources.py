@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decoder.settings import DecoderSettings
 from app.settings import Settings
 from model_store.bundle import Bundle
 from model_store.item_codes import code_text
 from tests.app.conftest import RunningApp
-from tests.app.running_decoder import RunningDecoder, running_decoder, until_ready
+from tests.app.running_decoder import RunningDecoder, ready_decoder, settings_beside
 from tests.trained_version import train_version
 
 pytestmark = pytest.mark.anyio
@@ -29,25 +28,13 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 async def decoder(store: Path, bundle: Bundle, tmp_path: Path) -> AsyncIterator[RunningDecoder]:
-    settings = DecoderSettings(store=store, batch=4, beam_width=10, active_poll_ms=20, retry_unusable_s=0)
-    async with running_decoder(settings, tmp_path / "decoder.sock") as decoder:
-        await until_ready(decoder)
+    async with ready_decoder(store, tmp_path / "decoder.sock") as decoder:
         yield decoder
 
 
 @pytest.fixture
 def settings(store: Path, bundle: Bundle, home: Path, decoder: RunningDecoder) -> Settings:
-    return Settings(
-        store=store,
-        home=home,
-        redis_cooldown_ms=50,
-        redis_timeout_ms=1000,
-        active_poll_ms=20,
-        decoder_address=decoder.address,
-        live_deadline_ms=20_000,
-        encode_deadline_ms=60_000,
-        beam_width=10,
-    )
+    return settings_beside(decoder, store, home)
 
 
 async def test_a_put_item_gets_a_code_that_nobody_has_next_to_the_items_whose_text_it_shares(
